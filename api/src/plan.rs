@@ -1,0 +1,541 @@
+//! `UpdatePlan`: which nodes, which version, when, how many at once; and how far it is.
+
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
+use kube_derive::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    quantity::{IntOrPercent, Span},
+    shadow::FailureReason,
+};
+
+/// What is wanted. Every field is checked by the API server as far as CEL can say it, and by the controller
+/// (condition `Valid`) where it cannot.
+#[derive(CustomResource, KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[kube(
+    group = "brupop.bottlerocket.aws",
+    version = "v1alpha1",
+    kind = "UpdatePlan",
+    plural = "updateplans",
+    singular = "updateplan",
+    shortname = "uplan",
+    status = "UpdatePlanStatus",
+    derive = "PartialEq",
+    doc = "Which Bottlerocket nodes are updated, to which version, when, and how many at once.",
+    printcolumn(name = "Target", type_ = "string", json_path = ".spec.targetVersion"),
+    printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
+    printcolumn(name = "Wave", type_ = "string", json_path = ".status.wave"),
+    printcolumn(name = "Updated", type_ = "string", json_path = ".status.progress"),
+    printcolumn(
+        name = "Unavailable",
+        type_ = "integer",
+        json_path = ".status.nodes.unavailable"
+    ),
+    printcolumn(name = "Failed", type_ = "integer", json_path = ".status.nodes.failed"),
+    printcolumn(name = "Next Window", type_ = "string", json_path = ".status.window.next"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(
+        name = "Message",
+        type_ = "string",
+        json_path = ".status.message",
+        priority = 1
+    ),
+    crates(kube_core = "::kube_core")
+)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct UpdatePlanSpec {
+    /// targetVersion: the exact version that every matched node is to run, such as `1.21.0`, without a leading
+    /// `v`. Changing it starts a new run. A node that runs a newer version is left alone.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[0-9]+[.][0-9]+[.][0-9]+(-[0-9A-Za-z.-]+)?$')")
+        .message(Message::Expression(
+            r#"'targetVersion "' + self + '" is not a version: give it in full and without a leading v, such as 1.21.0'"#.into()))
+        .reason(Reason::FieldValueInvalid))]
+    pub target_version: String,
+
+    /// nodeSelector: the nodes that the plan is for, among those with the label
+    /// `bottlerocket.aws/updater-interface-version=2.0.0`. `{}` is all of them. A node that several plans select
+    /// belongs to the oldest, then to the first by name.
+    pub node_selector: LabelSelector,
+
+    /// paused: nothing is granted; nodes that are not yet rebooting go back to Idle, the others finish.
+    #[serde(default)]
+    pub paused: bool,
+
+    /// maintenanceWindows: when nodes may be disrupted: any time inside their union. None: always. At most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.all(x, self.exists_one(y, y.name == x.name))")
+        .message("maintenanceWindows must have different names").reason(Reason::FieldValueDuplicate))]
+    pub maintenance_windows: Vec<MaintenanceWindow>,
+
+    /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring. No node is granted
+    /// that would not finish before the window closes. Default 20m; 1s to 24h.
+    #[serde(default = "twenty_minutes")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("expectedNodeDuration must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    pub expected_node_duration: Span,
+
+    /// maxUnavailable: how many of the matched nodes may be unavailable at once, for whatever reason: a number, or
+    /// a percentage of the matched nodes, rounded down but at least 1. Default 1.
+    #[serde(default = "one_node")]
+    pub max_unavailable: IntOrPercent,
+
+    /// waves: the order in which the nodes are updated; a wave starts when the one before is done and soaked. The
+    /// last wave takes every node that is left, so it has neither size nor nodeSelector. None: one wave of
+    /// everything. At most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.all(x, self.exists_one(y, y.name == x.name))")
+        .message("waves must have different names").reason(Reason::FieldValueDuplicate))]
+    #[x_kube(validation = Rule::new("size(self) == 0 || (!has(self[size(self) - 1].size) && !has(self[size(self) - 1].nodeSelector))")
+        .message("waves must end with one that takes the rest: remove size and nodeSelector from the last wave, or add {name: rest}")
+        .reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = Rule::new("self.filter(x, !has(x.size) && !has(x.nodeSelector)).size() <= 1")
+        .message("waves before the last must have a size or a nodeSelector, or they would take every node")
+        .reason(Reason::FieldValueInvalid))]
+    pub waves: Vec<Wave>,
+
+    /// drain: how a node is emptied before it reboots.
+    #[serde(default)]
+    pub drain: Drain,
+
+    /// monitoring: what healthy means after the reboot.
+    #[serde(default)]
+    pub monitoring: Monitoring,
+
+    /// failurePolicy: what a failure does.
+    #[serde(default)]
+    pub failure_policy: FailurePolicy,
+
+    /// timeouts: how long the node's own steps may take.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// A time in which nodes may be disrupted: recurring (`schedule` and `duration`), or once (`start` and `end`).
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[x_kube(validation = Rule::new("has(self.schedule) != has(self.start)")
+    .message("a window has either schedule and duration, or start and end").reason(Reason::FieldValueInvalid))]
+#[x_kube(validation = Rule::new("has(self.schedule) == has(self.duration)")
+    .message("schedule and duration go together: give both, or neither").reason(Reason::FieldValueInvalid))]
+#[x_kube(validation = Rule::new("has(self.start) == has(self.end)")
+    .message("start and end go together: give both, or neither").reason(Reason::FieldValueInvalid))]
+#[x_kube(validation = Rule::new("!has(self.timeZone) || has(self.schedule)")
+    .message("timeZone is for schedule; start and end carry their own offset").reason(Reason::FieldValueForbidden))]
+#[x_kube(validation = Rule::new("!has(self.start) || !has(self.end) || self.start < self.end")
+    .message("end must be after start").reason(Reason::FieldValueInvalid))]
+#[serde(rename_all = "camelCase")]
+pub struct MaintenanceWindow {
+    /// name: names the window in status and messages.
+    #[schemars(length(min = 1, max = 63))]
+    pub name: String,
+
+    /// schedule: when the window opens, in the five fields of a Kubernetes CronJob (minute, hour, day of month,
+    /// month, day of week), with names, `L`, `#`, and `@daily` and its like. Day of month and day of week are
+    /// alternatives where both are given. A local start that a DST change skips opens at the first instant after
+    /// the gap; one that happens twice opens once, at the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 128))]
+    #[x_kube(validation = Rule::new(r"self.matches('^\\s*(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@\\s]\\S*(\\s+\\S+){4})\\s*$')")
+        .message(Message::Expression(
+            r#"'schedule "' + self + '" must have five fields (minute hour day-of-month month day-of-week) or be @hourly, @daily, @weekly, @monthly or @yearly'"#.into()))
+        .reason(Reason::FieldValueInvalid))]
+    pub schedule: Option<String>,
+
+    /// timeZone: the IANA zone that `schedule` is read in, such as `Europe/Berlin`. Default UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(validation = Rule::new(r"self.matches('^[A-Za-z][A-Za-z0-9_+/-]*$') && self != 'Local' && timestamp('2026-01-01T00:00:00Z').getHours(self) >= 0")
+        .message("timeZone must be an IANA time zone name such as Europe/Berlin or UTC")
+        .reason(Reason::FieldValueInvalid))]
+    pub time_zone: Option<String>,
+
+    /// duration: how long the window stays open, in elapsed time. 1s to 8760h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('8760h')")
+        .message("duration must be from 1s to 8760h").reason(Reason::FieldValueInvalid))]
+    pub duration: Option<Span>,
+
+    /// start: when a one-off window opens, with offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<DateTime<Utc>>,
+
+    /// end: when a one-off window closes, with offset; the instant itself is outside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<DateTime<Utc>>,
+}
+
+/// A group of nodes that is updated before the next.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Wave {
+    /// name: names the wave in status, shadows and messages; a DNS label.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9-]*[a-z0-9])?$')")
+        .message("a wave's name must be lower case letters, digits and hyphens, such as canary")
+        .reason(Reason::FieldValueInvalid))]
+    pub name: String,
+
+    /// size: how many nodes the wave takes, fixed when the run starts: a number, or a percentage of the matched
+    /// nodes, rounded up. Which, are the lowest by hash of run and node. Default: all that nodeSelector selects.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<IntOrPercent>,
+
+    /// nodeSelector: only nodes with these labels. Default: any that the plan matches.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_selector: Option<LabelSelector>,
+
+    /// maxUnavailable: how many of the wave's nodes may be unavailable at once, besides the plan's own limit: a
+    /// number, or a percentage of the wave, rounded down but at least 1. Default: the plan's limit alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<IntOrPercent>,
+
+    /// soak: how long the wave is watched after its last node, in wall time, before the next starts. An unhealthy
+    /// node counts as a failure. Default 0s; at most 720h.
+    #[serde(default = "no_time")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('720h')")
+        .message("soak must be at most 720h").reason(Reason::FieldValueInvalid))]
+    pub soak: Span,
+}
+
+/// How a node is emptied.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Drain {
+    /// timeout: how long evictions are tried, from the cordon on. Over: the attempt has failed, the node is
+    /// uncordoned. Default 15m; 1s to 24h.
+    #[serde(default = "fifteen_minutes")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("drain.timeout must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    pub timeout: Span,
+}
+
+/// What healthy means after the reboot.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Monitoring {
+    /// minReady: how long the node must stay Ready on the target, without interruption. Default 1m; at most 24h.
+    #[serde(default = "one_minute")]
+    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')")
+        .message("monitoring.minReady must be at most 24h").reason(Reason::FieldValueInvalid))]
+    pub min_ready: Span,
+
+    /// timeout: how long it may take to be so, from the boot on. Default 15m; 1s to 24h, and at least minReady.
+    #[serde(default = "fifteen_minutes")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("monitoring.timeout must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    pub timeout: Span,
+}
+
+/// What a failure does.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct FailurePolicy {
+    /// retries: how often a node is tried again after a failure. Default 1; 0 to 10.
+    #[serde(default = "one_retry")]
+    #[schemars(range(min = 0, max = 10))]
+    pub retries: u32,
+
+    /// threshold: how many nodes of a run may have failed, after their retries, until the plan halts: a number, or
+    /// a percentage of the matched nodes, rounded up. Default 1: the first failed node halts.
+    #[serde(default = "one_node")]
+    pub threshold: IntOrPercent,
+}
+
+/// How long the node's own steps may take.
+#[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[x_kube(crates(kube_core = "::kube_core"))]
+#[serde(rename_all = "camelCase")]
+pub struct Timeouts {
+    /// stage: from the grant until the image is downloaded and activated. Default 30m; 1s to 24h.
+    #[serde(default = "thirty_minutes")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("timeouts.stage must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    pub stage: Span,
+
+    /// reboot: from the reboot permit until the node is Ready on the target. Default 15m; 1s to 24h.
+    #[serde(default = "fifteen_minutes")]
+    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
+        .message("timeouts.reboot must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    pub reboot: Span,
+}
+
+const fn no_time() -> Span {
+    Span::seconds(0)
+}
+const fn one_minute() -> Span {
+    Span::minutes(1)
+}
+const fn fifteen_minutes() -> Span {
+    Span::minutes(15)
+}
+const fn twenty_minutes() -> Span {
+    Span::minutes(20)
+}
+const fn thirty_minutes() -> Span {
+    Span::minutes(30)
+}
+const fn one_node() -> IntOrPercent {
+    IntOrPercent::Int(1)
+}
+const fn one_retry() -> u32 {
+    1
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            timeout: fifteen_minutes(),
+        }
+    }
+}
+
+impl Default for Monitoring {
+    fn default() -> Self {
+        Self {
+            min_ready: one_minute(),
+            timeout: fifteen_minutes(),
+        }
+    }
+}
+
+impl Default for FailurePolicy {
+    fn default() -> Self {
+        Self {
+            retries: one_retry(),
+            threshold: one_node(),
+        }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            stage: thirty_minutes(),
+            reboot: fifteen_minutes(),
+        }
+    }
+}
+
+/// How far the plan is. Aggregates, and the few nodes that a person would look for.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UpdatePlanStatus {
+    /// observedGeneration: the generation that this status, and the ledger, speak of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// phase: one word for where the plan is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    /// message: one line: how far the plan is, what it waits for, until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// wave: the wave that is under way, with its place, such as `canary (1/3)`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
+    /// progress: updated and matched nodes, such as `5/12`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<String>,
+    /// conditions: `Valid`, `Progressing`, `Complete`, `Degraded`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
+    pub conditions: Vec<Condition>,
+    /// run: the rollout of one target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+    /// nodes: how many nodes are where.
+    #[serde(default)]
+    pub nodes: NodeCounts,
+    /// maxUnavailable: the limit as a number of nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<u32>,
+    /// waves: how far each wave is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waves: Vec<WaveStatus>,
+    /// window: whether nodes may be disrupted now, and when that changes. None where the plan has no windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<WindowStatus>,
+    /// active: the nodes that are being updated, with what each does; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub active: Vec<ActiveNode>,
+    /// waiting: why nodes wait, with their number; the same reasons as in the metrics.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub waiting: Vec<WaitingNodes>,
+    /// failed: the nodes that failed, with the reason; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<FailedNode>,
+}
+
+/// One word for where a plan is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Phase {
+    /// The spec cannot be carried out; see condition `Valid`.
+    Invalid,
+    /// No node matches, or the run has not begun.
+    Pending,
+    /// Nodes wait for a window to open.
+    WaitingForWindow,
+    /// Nodes are being updated, or wait for a reason that the message names.
+    Progressing,
+    /// A wave is done and watched before the next starts.
+    Soaking,
+    /// `spec.paused` is set.
+    Paused,
+    /// The failure threshold was reached.
+    Halted,
+    /// Every matched node is updated, or skipped with a reason.
+    Complete,
+}
+
+/// The rollout of one target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Run {
+    /// id: names the run.
+    pub id: String,
+    /// target: its version.
+    pub target: String,
+    /// startedAt: when it started.
+    pub started_at: DateTime<Utc>,
+    /// completedAt: when it was complete; it stays so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// How many nodes are where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeCounts {
+    /// matched: nodes that the plan is for.
+    pub matched: u32,
+    /// updated: nodes that run the target.
+    pub updated: u32,
+    /// updating: nodes with a grant.
+    pub updating: u32,
+    /// waiting: nodes that need the update and have no grant.
+    pub waiting: u32,
+    /// skipped: nodes that the plan leaves alone, such as those that run a newer version.
+    pub skipped: u32,
+    /// failed: nodes that failed after their retries.
+    pub failed: u32,
+    /// unavailable: nodes that are being disrupted, not Ready, or cordoned.
+    pub unavailable: u32,
+}
+
+/// How far a wave is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WaveStatus {
+    /// name: the wave's name.
+    pub name: String,
+    /// phase: one word for where it is.
+    pub phase: WavePhase,
+    /// nodes: how many nodes it has.
+    pub nodes: u32,
+    /// updated: how many of them run the target.
+    pub updated: u32,
+    /// updating: how many have a grant.
+    pub updating: u32,
+    /// skipped: how many are left alone.
+    pub skipped: u32,
+    /// failed: how many failed after their retries.
+    pub failed: u32,
+    /// soakUntil: until when the wave is watched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soak_until: Option<DateTime<Utc>>,
+}
+
+/// One word for where a wave is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum WavePhase {
+    /// A wave before it is not done.
+    Pending,
+    /// Its nodes are being updated.
+    Progressing,
+    /// It is done and watched.
+    Soaking,
+    /// It is done.
+    Done,
+}
+
+/// Whether nodes may be disrupted now, and when that changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct WindowStatus {
+    /// open: whether a window is open.
+    pub open: bool,
+    /// next: for people: `open until …`, the next opening, or `never again`.
+    pub next: String,
+    /// name: the window that is open, or opens next.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// closesAt: when the open window, and those that follow without a gap, close.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub closes_at: Option<DateTime<Utc>>,
+    /// nextOpensAt: when a window opens next, where none is open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_opens_at: Option<DateTime<Utc>>,
+}
+
+/// A node that is being updated.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ActiveNode {
+    /// node: its name.
+    pub node: String,
+    /// wave: its wave.
+    pub wave: String,
+    /// doing: what it does, for people.
+    pub doing: String,
+    /// since: since when.
+    pub since: DateTime<Utc>,
+}
+
+/// Nodes that wait for the same reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WaitingNodes {
+    /// reason: the verdict's stable word.
+    pub reason: String,
+    /// count: how many nodes.
+    pub count: u32,
+    /// message: one line for people, of the first of them.
+    pub message: String,
+    /// nodes: their names, at most 5.
+    pub nodes: Vec<String>,
+}
+
+/// A node that failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FailedNode {
+    /// node: its name.
+    pub node: String,
+    /// reason: a stable word.
+    pub reason: FailureReason,
+    /// message: one line for people.
+    pub message: String,
+    /// attempts: how often it was tried.
+    pub attempts: u32,
+    /// at: when it was given up.
+    pub at: DateTime<Utc>,
+}
+
+/// Types of a plan's conditions.
+pub mod condition {
+    /// The spec can be carried out. Reasons `Valid`, `Invalid`.
+    pub const VALID: &str = "Valid";
+    /// Nodes are being updated or will be without anyone's help. The reason is the plan's phase.
+    pub const PROGRESSING: &str = "Progressing";
+    /// The run is over; latched per run. Reasons `AllUpdated`, `WithSkipped`, `WithFailed`, `InProgress`.
+    pub const COMPLETE: &str = "Complete";
+    /// Something needs a person. Reasons `Halted`, `NodesFailed`, `Healthy`.
+    pub const DEGRADED: &str = "Degraded";
+    /// The reason of [`DEGRADED`] while the run is halted; the controller takes it from here where the ledger was lost.
+    pub const HALTED: &str = "Halted";
+}

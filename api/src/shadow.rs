@@ -1,0 +1,220 @@
+//! `BottlerocketShadow`: one per node, the state that the node is asked for and the state it reports.
+//!
+//! The resource is Brupop's v2 with fields added and none renamed; names are in snake case because Brupop's are.
+
+use std::{collections::BTreeMap, fmt};
+
+use chrono::{DateTime, Utc};
+use kube_derive::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Where a node is on its way through an update. The names are Brupop's.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
+pub enum NodeState {
+    /// No update is under way; what an update changed on the host is put back.
+    #[default]
+    Idle,
+    /// The image is on the inactive partition and will be booted next.
+    StagedAndPerformedUpdate,
+    /// The node has rebooted, and its boot ID and version prove it.
+    RebootedIntoUpdate,
+    /// The node takes workloads again and is watched.
+    MonitoringUpdate,
+    /// A step failed; what was changed is undone.
+    ErrorReset,
+}
+
+impl fmt::Display for NodeState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What the node is asked for. Written by the controller only.
+#[derive(CustomResource, Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "brupop.bottlerocket.aws",
+    version = "v2",
+    kind = "BottlerocketShadow",
+    plural = "bottlerocketshadows",
+    singular = "bottlerocketshadow",
+    shortname = "brs",
+    namespaced,
+    status = "BottlerocketShadowStatus",
+    derive = "PartialEq",
+    derive = "Default",
+    doc = "The state a Bottlerocket node is asked for, and the state it reports.",
+    printcolumn(name = "State", type_ = "string", json_path = ".status.current_state"),
+    printcolumn(name = "Version", type_ = "string", json_path = ".status.current_version"),
+    printcolumn(name = "Target State", type_ = "string", json_path = ".spec.state"),
+    printcolumn(name = "Target Version", type_ = "string", json_path = ".spec.version"),
+    printcolumn(name = "Crash Count", type_ = "string", json_path = ".status.crash_count"),
+    printcolumn(name = "Plan", type_ = "string", json_path = ".spec.plan", priority = 1),
+    printcolumn(name = "Wave", type_ = "string", json_path = ".spec.wave", priority = 1),
+    printcolumn(
+        name = "Error",
+        type_ = "string",
+        json_path = ".status.error.message",
+        priority = 1
+    ),
+    crates(kube_core = "::kube_core")
+)]
+pub struct BottlerocketShadowSpec {
+    /// state: the state the node is asked to reach.
+    pub state: NodeState,
+    /// state_transition_timestamp: when `state` was last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_transition_timestamp: Option<DateTime<Utc>>,
+    /// version: the version to run, without a leading `v`. None while nothing is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
+    /// plan: name of the UpdatePlan that asks. Kept after the update, with run and wave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<String>,
+    /// run: the plan's run that the fields below belong to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
+    /// wave: the wave the node was granted in; it does not change within a run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<String>,
+    /// attempt: how often the node was granted in this run, from 1. Withdrawn attempts have a number too, so that
+    /// no instruction or answer is ever taken for that of another attempt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<u32>,
+    /// from_version: the version the node ran when it was granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_version: Option<String>,
+    /// failure: why the last attempt of this run failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure: Option<Failure>,
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Failure {
+    /// reason: a stable word for programs.
+    pub reason: FailureReason,
+    /// message: one line for people.
+    pub message: String,
+    /// at: when the attempt was given up.
+    pub at: DateTime<Utc>,
+    /// count: how many attempts of this run have failed on this node.
+    pub count: u32,
+}
+
+/// The ways in which an attempt fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum FailureReason {
+    /// The image could not be prepared or activated; the message has the node's own words.
+    StageFailed,
+    /// Preparing and activating took longer than `timeouts.stage`.
+    StageTimeout,
+    /// Pods were left on the node when `drain.timeout` was over; the message names pod and budget.
+    DrainTimeout,
+    /// The node refused to reboot.
+    RebootFailed,
+    /// The node did not come back, Ready and on the target, within `timeouts.reboot`.
+    RebootTimeout,
+    /// The node rebooted, and runs another version than the target.
+    BootedOtherVersion,
+    /// The node was not Ready for `monitoring.minReady` within `monitoring.timeout`.
+    Unhealthy,
+}
+
+impl fmt::Display for FailureReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+
+/// What the node reports. Written by the apiserver for the node's agent only. `current_state`, `run` and
+/// `attempt` together are the agent's echo: it has done what a spec with the same three asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BottlerocketShadowStatus {
+    /// current_version: the version the node runs.
+    pub current_version: String,
+    /// target_version: the version Bottlerocket's updater has chosen, or the running one where it has chosen none.
+    pub target_version: String,
+    /// current_state: the last state the node has reached.
+    pub current_state: NodeState,
+    /// crash_count: how many attempts failed on this node since it was last updated.
+    pub crash_count: u32,
+    /// state_transition_failure_timestamp: when the last attempt failed on this node.
+    #[serde(default)]
+    pub state_transition_failure_timestamp: Option<DateTime<Utc>>,
+    /// run: echo of `spec.run`.
+    #[serde(default)]
+    pub run: Option<String>,
+    /// attempt: echo of `spec.attempt`.
+    #[serde(default)]
+    pub attempt: Option<u32>,
+    /// boot_id: identifies the boot that the report comes from.
+    #[serde(default)]
+    pub boot_id: Option<String>,
+    /// staged_version: the version on the inactive partition, where the node knows it.
+    #[serde(default)]
+    pub staged_version: Option<String>,
+    /// saved_settings: the settings found before the update changed them, to be put back.
+    #[serde(default)]
+    pub saved_settings: Option<SavedSettings>,
+    /// error: why the agent cannot do what this run and attempt ask for.
+    #[serde(default)]
+    pub error: Option<AgentError>,
+}
+
+/// The updater's settings as they were before a plan changed them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SavedSettings {
+    /// version_lock: `latest` or a version.
+    pub version_lock: String,
+    /// ignore_waves: whether the repository's own waves were ignored.
+    pub ignore_waves: bool,
+}
+
+/// Why the agent cannot do what it is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgentError {
+    /// reason: a stable word for programs.
+    pub reason: FailureReason,
+    /// message: one line for people.
+    pub message: String,
+}
+
+impl BottlerocketShadow {
+    /// Whether the agent has done what the spec asks for.
+    #[must_use]
+    pub fn is_acknowledged(&self) -> bool {
+        self.status
+            .as_ref()
+            .is_some_and(|status| acknowledges(status, &self.spec))
+    }
+}
+
+/// Whether a node that reports `status` has done what `spec` asks for. A report with an error never does: it was made
+/// before anything was undone, even where it says Idle.
+#[must_use]
+pub fn acknowledges(status: &BottlerocketShadowStatus, spec: &BottlerocketShadowSpec) -> bool {
+    let same = status.current_state == spec.state && status.run == spec.run && status.attempt == spec.attempt;
+    same && status.error.is_none()
+}
+
+/// What [`crate::names::DISRUPTION_ANNOTATION`] holds: who cordoned the node, and what was there before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Disruption {
+    /// UID of the plan whose grant this is.
+    pub plan_uid: String,
+    /// Run of the grant.
+    pub run: String,
+    /// Wave of the grant.
+    pub wave: String,
+    /// Attempt of the grant.
+    pub attempt: u32,
+    /// When the node was cordoned; the drain's time-out counts from here.
+    pub cordoned_at: DateTime<Utc>,
+    /// The annotations that were overwritten, by name; None where there was none.
+    pub annotations_before: BTreeMap<String, Option<String>>,
+}

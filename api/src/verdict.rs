@@ -1,0 +1,235 @@
+//! Why a node does not move: one value for status, Events, metrics and `explain`.
+
+use std::fmt;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::{quantity::Span, shadow::FailureReason};
+
+/// Why a node that a plan matches has no grant. Exactly one holds, the first that applies in this order.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "reason", rename_all_fields = "camelCase")]
+pub enum Verdict {
+    /// The node belongs to another plan, whose verdict counts.
+    OtherPlan {
+        /// That plan's name.
+        name: String,
+    },
+    /// The node failed in this run, and its retries are used up.
+    Failed {
+        /// Why.
+        failure: FailureReason,
+        /// One line for people.
+        message: String,
+    },
+    /// The node runs the target.
+    UpToDate,
+    /// The node runs a newer version than the target; it is left alone.
+    NewerThanTarget {
+        /// The version it runs.
+        running: String,
+    },
+    /// The plan's spec cannot be carried out.
+    InvalidPlan {
+        /// The field, the value and what would be right.
+        problem: String,
+    },
+    /// The plan is being deleted.
+    Deleting,
+    /// The plan is paused.
+    Paused,
+    /// The failure threshold was reached.
+    Halted {
+        /// How many nodes have failed.
+        failed: u32,
+        /// The threshold.
+        threshold: u32,
+    },
+    /// The node is not Ready.
+    NotReady {
+        /// Since when, where that is known.
+        since: Option<DateTime<Utc>>,
+    },
+    /// No agent reports for the node: it has no agent pod that is Ready, or has never reported a version.
+    AgentSilent {
+        /// Since when, where that is known.
+        since: Option<DateTime<Utc>>,
+    },
+    /// What an earlier attempt changed is being undone.
+    Resetting,
+    /// Somebody else has cordoned the node.
+    CordonedByOther,
+    /// The node failed and is tried again later.
+    Backoff {
+        /// When.
+        until: DateTime<Utc>,
+    },
+    /// This clock and the Kubernetes API's disagree by 30 s or more: windows cannot be trusted.
+    ClockSkewed {
+        /// By how many seconds this clock is ahead. None: it was not measured yet.
+        seconds: Option<i64>,
+    },
+    /// A wave before the node's is not done.
+    WaveNotReached {
+        /// The node's wave.
+        wave: String,
+        /// The wave that is under way.
+        behind: String,
+    },
+    /// The wave before the node's is done and watched.
+    Soaking {
+        /// That wave.
+        wave: String,
+        /// Until when.
+        until: DateTime<Utc>,
+    },
+    /// No window is open.
+    OutsideWindow {
+        /// When one opens; None: never again.
+        opens: Option<DateTime<Utc>>,
+    },
+    /// A window is open, but closes before the node would have finished.
+    WontFitInWindow {
+        /// How many seconds a node needs.
+        needs_seconds: i64,
+        /// When the window closes.
+        closes: DateTime<Utc>,
+        /// When the next one opens, where there is one.
+        opens: Option<DateTime<Utc>>,
+    },
+    /// As many nodes are unavailable as may be.
+    BudgetSpent {
+        /// How many are.
+        unavailable: u32,
+        /// How many may be.
+        max: u32,
+        /// Whose limit: `plan`, `wave NAME`, or `operator`, whose ledger holds so many grants at once.
+        limit: String,
+        /// Some of the nodes that are unavailable, at most 5, each with the reason for people: `node-3 (not Ready)`.
+        by: Vec<String>,
+    },
+}
+
+impl Verdict {
+    /// The stable word for the verdict: metric label and Event reason.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::OtherPlan { .. } => "OtherPlan",
+            Self::Failed { .. } => "Failed",
+            Self::UpToDate => "UpToDate",
+            Self::NewerThanTarget { .. } => "NewerThanTarget",
+            Self::InvalidPlan { .. } => "InvalidPlan",
+            Self::Deleting => "Deleting",
+            Self::Paused => "Paused",
+            Self::Halted { .. } => "Halted",
+            Self::AgentSilent { .. } => "AgentSilent",
+            Self::Resetting => "Resetting",
+            Self::NotReady { .. } => "NotReady",
+            Self::CordonedByOther => "CordonedByOther",
+            Self::Backoff { .. } => "Backoff",
+            Self::WaveNotReached { .. } => "WaveNotReached",
+            Self::Soaking { .. } => "Soaking",
+            Self::OutsideWindow { .. } => "OutsideWindow",
+            Self::WontFitInWindow { .. } => "WontFitInWindow",
+            Self::ClockSkewed { .. } => "ClockSkewed",
+            Self::BudgetSpent { .. } => "BudgetSpent",
+        }
+    }
+}
+
+/// An instant as messages print it: to the second, in UTC.
+#[must_use]
+pub fn instant(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Secs, true)
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let since = |since: &Option<DateTime<Utc>>| {
+            since.map_or_else(String::new, |at| format!(" since {}", instant(at)))
+        };
+        match self {
+            Self::OtherPlan { name } => write!(f, "belongs to plan {name}"),
+            Self::Failed { failure, message } => write!(f, "failed ({failure}): {message}"),
+            Self::UpToDate => f.write_str("runs the target version"),
+            Self::NewerThanTarget { running } => write!(f, "runs {running}, newer than the target"),
+            Self::InvalidPlan { problem } => write!(f, "the plan is invalid: {problem}"),
+            Self::Deleting => f.write_str("the plan is being deleted"),
+            Self::Paused => f.write_str("the plan is paused"),
+            Self::Halted { failed, threshold } => write!(
+                f,
+                "the plan is halted: {failed} failed, threshold {threshold}; set a new targetVersion to go on"
+            ),
+            Self::NotReady { since: at } => write!(f, "not Ready{}", since(at)),
+            Self::AgentSilent { since: at } => {
+                write!(
+                    f,
+                    "its agent does not report{}: look at the agent's pod on the node",
+                    since(at)
+                )
+            }
+            Self::Resetting => f.write_str("an earlier attempt is being undone"),
+            Self::CordonedByOther => f.write_str("cordoned, but not by this operator: uncordon it to go on"),
+            Self::Backoff { until } => write!(f, "failed before, is tried again at {}", instant(*until)),
+            Self::ClockSkewed {
+                seconds: Some(seconds),
+            } => write!(
+                f,
+                "the controller's clock and the Kubernetes API's are {} s apart: it starts nothing while they are \
+                 30 s apart or more",
+                seconds.unsigned_abs()
+            ),
+            Self::ClockSkewed { seconds: None } => {
+                f.write_str("the controller's clock is not yet compared with the Kubernetes API's")
+            }
+            Self::WaveNotReached { wave, behind } => write!(f, "wave {wave} waits for wave {behind}"),
+            Self::Soaking { wave, until } => write!(f, "wave {wave} soaks until {}", instant(*until)),
+            Self::OutsideWindow { opens: Some(opens) } => {
+                write!(
+                    f,
+                    "outside the maintenance windows, the next opens {}",
+                    instant(*opens)
+                )
+            }
+            Self::OutsideWindow { opens: None } => {
+                f.write_str("outside the maintenance windows, and none opens again: add one to go on")
+            }
+            Self::WontFitInWindow {
+                needs_seconds,
+                closes,
+                opens,
+            } => {
+                let needs = Span::seconds(u32::try_from(*needs_seconds).unwrap_or(u32::MAX));
+                write!(
+                    f,
+                    "expected to take {needs}, but the window closes {}",
+                    instant(*closes)
+                )?;
+                match opens {
+                    Some(opens) => write!(f, "; the next opens {}", instant(*opens)),
+                    None => f.write_str(", and none opens again: add one to go on"),
+                }
+            }
+            Self::BudgetSpent {
+                unavailable,
+                max,
+                limit,
+                by,
+            } => {
+                let more = (*unavailable as usize).saturating_sub(by.len());
+                let more = if more > 0 {
+                    format!(" and {more} more")
+                } else {
+                    String::new()
+                };
+                write!(
+                    f,
+                    "maxUnavailable of the {limit} is {max}, spent by {}{more}",
+                    by.join(", ")
+                )
+            }
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! What agent and apiserver say to each other, over HTTPS with the agent's token as bearer.
+//!
+//! | call | body | answer |
+//! | --- | --- | --- |
+//! | `POST /v1/nodes/{node}/shadow` | [`StatusReport`] | 204; the node's shadow exists |
+//! | `PUT /v1/nodes/{node}/status` | [`StatusReport`] | 204; the shadow's status is this |
+//! | `GET /v1/nodes/{node}/instructions` | | a stream of [`Line`]s, one JSON object a line |
+//! | `POST /v1/nodes/{node}/permit` | [`PermitRequest`] | 200 [`PermitResponse`], 409 [`Refusal`] |
+//!
+//! Every other answer is a [`Refusal`] with 400, 401, 403, 404, 409, 413 or 503. Unknown fields are ignored on both sides.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    ledger::PermitRefusal,
+    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus},
+};
+
+/// The protocol number that a stream starts with.
+pub const PROTOCOL: u32 = 1;
+
+/// Seconds between two heartbeats on a stream.
+pub const HEARTBEAT_SECONDS: u64 = 20;
+
+/// Seconds of silence after which the agent takes a stream for dead.
+pub const SILENCE_SECONDS: u64 = 60;
+
+/// What the agent reports: the whole status, every time.
+pub type StatusReport = BottlerocketShadowStatus;
+
+/// A line of the instruction stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "kebab-case")]
+pub enum Line {
+    /// The first line.
+    Hello {
+        /// The protocol number, [`PROTOCOL`].
+        protocol: u32,
+    },
+    /// What the node is asked for now, sent first and whenever it changes.
+    Instruction(Box<Instruction>),
+    /// Nothing new.
+    Heartbeat,
+    /// The server goes away; connect again, to another replica.
+    Goodbye,
+    /// A line that this version does not know.
+    #[serde(other)]
+    Unknown,
+}
+
+/// What the node is asked for now.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Instruction {
+    /// The shadow's spec.
+    pub spec: BottlerocketShadowSpec,
+    /// The status that is stored, so that an agent that was restarted knows what it has reported.
+    #[serde(default)]
+    pub status: Option<BottlerocketShadowStatus>,
+}
+
+/// The agent asks to reboot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PermitRequest {
+    /// The run that the agent was instructed for.
+    pub run: String,
+    /// The attempt that the agent was instructed for.
+    pub attempt: u32,
+    /// The boot ID that the node runs with now.
+    pub boot_id: String,
+}
+
+/// The agent may reboot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PermitResponse {
+    /// Names the permit.
+    pub permit_id: String,
+    /// For how many milliseconds from its arrival the permit is valid, by the agent's monotonic clock.
+    pub valid_for_ms: u64,
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// One line for people.
+    pub message: String,
+    /// The reason, where a permit was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permit: Option<PermitRefusal>,
+}
