@@ -1,0 +1,93 @@
+//! What the ledger records of each plan, so that nobody grants from an older one.
+
+use std::collections::{BTreeMap, HashSet};
+
+use api::{
+    ledger::PlanEntry,
+    plan::{UpdatePlanStatus, condition},
+};
+use chrono::{DateTime, Utc};
+
+use crate::{owners::Owned, plan::Planning, waves, world::PlanFacts};
+
+/// Records the plan as it is now: its generation, whether it is paused or being deleted, and, where the target has
+/// changed, a new run.
+pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
+    let facts = owned.facts;
+    let recorded = planning.ledger.plans.get(&facts.uid);
+    let target = owned.valid.as_ref().ok().map(|valid| valid.target.clone());
+    let same_run = recorded.filter(|entry| target.as_ref().is_none_or(|target| *target == entry.target));
+    let entry = match (same_run, target) {
+        (Some(entry), _) => entry.clone(),
+        (None, Some(target)) if !facts.deleting => {
+            let entry = new_run(facts, target, planning.now);
+            let note = format!(
+                "run {} starts: {} nodes, target {}",
+                entry.run,
+                owned.nodes.len(),
+                entry.target
+            );
+            planning.event(&facts.name, None, "RunStarted", note, false);
+            entry
+        }
+        // Invalid from the start, or on its way out: there is nothing that could be granted.
+        (None, _) => return,
+    };
+    let paused = facts.deleting || owned.valid.as_ref().map_or(entry.paused, |valid| valid.paused);
+    let entry = PlanEntry {
+        name: facts.name.clone(),
+        generation: facts.generation,
+        paused,
+        ..entry
+    };
+    planning.ledger.plans.insert(facts.uid.clone(), entry);
+}
+
+/// The entry of a run that starts now. The run's id depends on plan and generation only, so that everyone who starts
+/// it gives it the same name; a run that the status still knows is taken up again where the ledger was lost.
+pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> PlanEntry {
+    let UpdatePlanStatus { run, conditions, .. } = &facts.status;
+    let halted = conditions
+        .iter()
+        .any(|c| c.type_ == condition::DEGRADED && c.reason == condition::HALTED);
+    let known = run.as_ref().filter(|run| run.target == target);
+    let fresh = || {
+        format!(
+            "{:08x}",
+            waves::rank(&facts.uid, &facts.generation.to_string()) >> 32
+        )
+    };
+    PlanEntry {
+        name: facts.name.clone(),
+        generation: facts.generation,
+        run: known.map_or_else(fresh, |run| run.id.clone()),
+        started_at: known.map_or(now, |run| run.started_at),
+        target,
+        paused: false,
+        // Nodes that failed may be gone by now, and the halt outlives them.
+        halted: known.is_some() && halted,
+        wave_sizes: BTreeMap::new(),
+        open_wave: 0,
+    }
+}
+
+/// Forgets plans that are gone and have no grants.
+pub(crate) fn forget(planning: &mut Planning<'_>) {
+    let known: HashSet<&str> = planning
+        .world
+        .plans
+        .iter()
+        .filter(|plan| !plan.deleting)
+        .map(|plan| plan.uid.as_str())
+        .collect();
+    let granted: HashSet<String> = planning
+        .ledger
+        .grants
+        .values()
+        .map(|grant| grant.plan.clone())
+        .collect();
+    planning
+        .ledger
+        .plans
+        .retain(|uid, _| known.contains(uid.as_str()) || granted.contains(uid));
+}

@@ -1,0 +1,31 @@
+//! Decides; does nothing. [`plan()`] takes the time and the world and returns what is to be done, why every node
+//! that does not move waits, each plan's status, and when to look again.
+//!
+//! * [`world`]: what the planner is told
+//! * [`decisions`]: what it answers
+//! * [`spec`]: an `UpdatePlan` as parsed once: from here on nothing is unchecked
+//! * [`windows`]: when a plan may disrupt
+//! * `owners`: which plan a node belongs to
+//! * `entries`: what the ledger records of each plan
+//! * `machine`: one granted node's way, step by step
+//! * `waves`: which node belongs to which wave
+//! * `rollout`: one plan's next grants
+//! * `report`: one plan's status
+//! * `rebuild`: the ledger made anew where it was lost
+//!
+//! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
+
+pub mod decisions;
+mod entries;
+mod machine;
+mod owners;
+mod plan;
+mod rebuild;
+mod report;
+mod rollout;
+pub mod spec;
+mod waves;
+pub mod windows;
+pub mod world;
+
+pub use plan::plan;

@@ -1,0 +1,503 @@
+//! One granted node's way, step by step.
+//!
+//! Each step looks at what is stored (the grant, the node, its shadow) and says the one thing that comes next, so
+//! that a crash between any two writes leaves nothing to remember.
+
+use api::{
+    ledger::{Ending, Grant, GrantPhase},
+    shadow::{BottlerocketShadowSpec, Disruption, Failure, FailureReason, NodeState},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    decisions::Action,
+    spec::Limits,
+    world::{DrainFacts, NodeFacts, Settings, ShadowFacts},
+};
+
+/// What a step is decided on.
+pub(crate) struct Granted<'a> {
+    pub now: DateTime<Utc>,
+    pub settings: &'a Settings,
+    pub grant: &'a Grant,
+    pub node: &'a NodeFacts,
+    /// Name of the grant's plan.
+    pub plan: &'a str,
+    pub limits: &'a Limits,
+    /// Why the grant is to be taken back, as long as no permit was given.
+    pub withdraw: Option<String>,
+}
+
+/// What comes next for a granted node.
+pub(crate) struct Step {
+    /// How the grant changes. Where it does, nothing else is done before that is written.
+    pub change: Option<Change>,
+    /// What to do to the node or its shadow.
+    pub action: Option<Action>,
+    /// Whether the node is to be drained, and since when it is cordoned.
+    pub drain: Option<DateTime<Utc>>,
+    /// What the node does, for people.
+    pub doing: String,
+    /// When time alone changes the answer.
+    pub wake: Option<DateTime<Utc>>,
+}
+
+/// How a grant changes.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Change {
+    Drained,
+    Monitoring,
+    End(Ending),
+    /// The grant is removed; true where the node was updated.
+    Release {
+        updated: bool,
+    },
+}
+
+impl Step {
+    fn wait(doing: impl Into<String>, wake: Option<DateTime<Utc>>) -> Self {
+        Self {
+            change: None,
+            action: None,
+            drain: None,
+            doing: doing.into(),
+            wake,
+        }
+    }
+
+    fn act(doing: impl Into<String>, action: Action, wake: Option<DateTime<Utc>>) -> Self {
+        Self {
+            action: Some(action),
+            ..Self::wait(doing, wake)
+        }
+    }
+
+    fn change(doing: impl Into<String>, change: Change) -> Self {
+        Self {
+            change: Some(change),
+            ..Self::wait(doing, None)
+        }
+    }
+}
+
+/// What comes next for a granted node.
+pub(crate) fn step(g: &Granted<'_>) -> Step {
+    if g.grant.ending.is_some() || g.grant.phase == GrantPhase::Withdrawing {
+        return g.leave();
+    }
+    let before_permit = matches!(g.grant.phase, GrantPhase::Granted | GrantPhase::Drained);
+    if let Some(reason) = g.withdraw.as_ref().filter(|_| before_permit) {
+        return g.end(None, reason.clone());
+    }
+    match g.grant.phase {
+        GrantPhase::Granted => g
+            .node
+            .disruption
+            .as_ref()
+            .map_or_else(|| g.stage(), |cordon| g.drain(cordon)),
+        GrantPhase::Drained => g.reboot(),
+        GrantPhase::Rebooting => g.come_back(),
+        GrantPhase::Monitoring => g.monitor(),
+        GrantPhase::Withdrawing => g.leave(),
+    }
+}
+
+impl Granted<'_> {
+    fn stage(&self) -> Step {
+        let deadline = self.grant.granted_at + self.limits.stage;
+        let doing = format!("staging {}", self.grant.to);
+        if self.node.unschedulable {
+            return self.end(None, "the node was cordoned by somebody else".to_owned());
+        }
+        if let Some(shadow) = &self.node.shadow {
+            if let Some((reason, message)) = self.reported_error(shadow) {
+                return self.end(Some(reason), message);
+            }
+            if !self.asks(&shadow.spec, NodeState::StagedAndPerformedUpdate) {
+                return Step::act(
+                    doing,
+                    self.set(NodeState::StagedAndPerformedUpdate),
+                    Some(deadline),
+                );
+            }
+            if acknowledged(shadow) {
+                return Step::act("being cordoned", self.cordon(), Some(deadline));
+            }
+        }
+        if self.now >= deadline {
+            let silent = if self.node.agent.ready {
+                ""
+            } else {
+                "; its agent is not Ready"
+            };
+            let message = format!(
+                "{} was not staged within {}{silent}",
+                self.grant.to,
+                spell(self.limits.stage)
+            );
+            return self.end(Some(FailureReason::StageTimeout), message);
+        }
+        Step::wait(doing, Some(deadline))
+    }
+
+    fn cordon(&self) -> Action {
+        let before = api::names::DO_NOT_DISRUPT_ANNOTATIONS
+            .iter()
+            .map(|(key, _)| ((*key).to_owned(), self.node.annotations.get(*key).cloned()))
+            .collect();
+        let disruption = Disruption {
+            plan_uid: self.grant.plan.clone(),
+            run: self.grant.run.clone(),
+            wave: self.grant.wave.clone(),
+            attempt: self.grant.attempt,
+            cordoned_at: self.now,
+            annotations_before: before,
+        };
+        Action::Cordon {
+            node: self.node.name.clone(),
+            disruption,
+        }
+    }
+
+    fn drain(&self, cordon: &Disruption) -> Step {
+        if cordon.run != self.grant.run || cordon.attempt != self.grant.attempt {
+            return Step::act(
+                "undoing the cordon of an earlier attempt",
+                self.uncordon(cordon),
+                None,
+            );
+        }
+        if !self.node.unschedulable {
+            return self.end(None, "the node was uncordoned by somebody else".to_owned());
+        }
+        let deadline = cordon.cordoned_at + self.limits.drain;
+        match &self.node.drain {
+            Some(DrainFacts { left: 0, .. }) => return Step::change("drained", Change::Drained),
+            facts if self.now >= deadline => {
+                let why = facts.as_ref().map_or_else(
+                    || "it is not known which pods are left".to_owned(),
+                    describe_drain,
+                );
+                let message = format!("not drained within {}: {why}", spell(self.limits.drain));
+                return self.end(Some(FailureReason::DrainTimeout), message);
+            }
+            _ => {}
+        }
+        let doing = self.node.drain.as_ref().map_or_else(
+            || "draining".to_owned(),
+            |facts| format!("draining, {}", describe_drain(facts)),
+        );
+        Step {
+            drain: Some(cordon.cordoned_at),
+            ..Step::wait(doing, Some(deadline))
+        }
+    }
+
+    fn reboot(&self) -> Step {
+        let deadline = self.grant.phase_since + self.limits.reboot;
+        let doing = "drained, about to reboot";
+        // A pod that came late makes the permit be refused, so it is evicted as long as there is none.
+        let drain = self.node.disruption.as_ref().map(|cordon| cordon.cordoned_at);
+        if !self.node.unschedulable {
+            return self.end(None, "the node was uncordoned by somebody else".to_owned());
+        }
+        if let Some(shadow) = &self.node.shadow {
+            if let Some((reason, message)) = self.reported_error(shadow) {
+                return self.end(Some(reason), message);
+            }
+            if !self.asks(&shadow.spec, NodeState::RebootedIntoUpdate) {
+                let action = self.set(NodeState::RebootedIntoUpdate);
+                return Step {
+                    drain,
+                    ..Step::act(doing, action, Some(deadline))
+                };
+            }
+        }
+        if self.now >= deadline {
+            let message = format!(
+                "the node did not ask for its reboot permit within {}",
+                spell(self.limits.reboot)
+            );
+            return self.end(Some(FailureReason::RebootTimeout), message);
+        }
+        Step {
+            drain,
+            ..Step::wait(doing, Some(deadline))
+        }
+    }
+
+    fn come_back(&self) -> Step {
+        let deadline = self.grant.phase_since + self.limits.reboot;
+        let permitted_boot = self
+            .grant
+            .permit
+            .as_ref()
+            .map_or("", |permit| permit.boot_id.as_str());
+        if let Some(shadow) = &self.node.shadow {
+            if let Some((reason, message)) = self.reported_error(shadow) {
+                return self.end(Some(reason), message);
+            }
+            if !self.asks(&shadow.spec, NodeState::RebootedIntoUpdate) {
+                // Only after the ledger was lost: the node is past this point and is asked again for what it did.
+                return Step::act(
+                    "rebooting",
+                    self.set(NodeState::RebootedIntoUpdate),
+                    Some(deadline),
+                );
+            }
+            // The agent's word and the kubelet's must agree on which boot this is.
+            let status = shadow.status.as_ref();
+            let boot = status
+                .and_then(|s| s.boot_id.as_deref())
+                .filter(|boot| *boot == self.node.boot_id);
+            if let (Some(status), Some(boot)) = (status, boot)
+                && boot != permitted_boot
+            {
+                if status.current_version != self.grant.to {
+                    let message = format!(
+                        "rebooted, but runs {} instead of {}",
+                        status.current_version, self.grant.to
+                    );
+                    return self.end(Some(FailureReason::BootedOtherVersion), message);
+                }
+                if acknowledged(shadow) && self.node.ready {
+                    return Step::change("rebooted", Change::Monitoring);
+                }
+            }
+        }
+        if self.now >= deadline {
+            let ready = if self.node.ready { "Ready" } else { "not Ready" };
+            let message = format!(
+                "not back on {} within {} of its reboot permit; the node is {ready}",
+                self.grant.to,
+                spell(self.limits.reboot)
+            );
+            return self.end(Some(FailureReason::RebootTimeout), message);
+        }
+        Step::wait("rebooting", Some(deadline))
+    }
+
+    fn monitor(&self) -> Step {
+        let deadline = self.grant.phase_since + self.limits.monitoring;
+        let Some(shadow) = &self.node.shadow else {
+            return self.monitored_too_long(deadline, "its shadow is gone");
+        };
+        if self.asks(&shadow.spec, NodeState::Idle) && shadow.spec.failure.is_none() {
+            let asked = shadow
+                .spec
+                .state_transition_timestamp
+                .unwrap_or(self.grant.phase_since);
+            let released = asked + self.wait_limit();
+            if acknowledged(shadow) || self.now >= released {
+                return Step::change("updated", Change::Release { updated: true });
+            }
+            return Step::wait("putting settings back", Some(released));
+        }
+        if let Some(cordon) = &self.node.disruption {
+            return Step::act("being uncordoned", self.uncordon(cordon), Some(deadline));
+        }
+        let runs = shadow
+            .status
+            .as_ref()
+            .map_or("", |status| status.current_version.as_str());
+        if runs != self.grant.to {
+            let message = format!("runs {runs} instead of {} while it is monitored", self.grant.to);
+            return self.end(Some(FailureReason::Unhealthy), message);
+        }
+        if !self.asks(&shadow.spec, NodeState::MonitoringUpdate) {
+            return Step::act(
+                "being monitored",
+                self.set(NodeState::MonitoringUpdate),
+                Some(deadline),
+            );
+        }
+        if !self.node.ready {
+            return self.monitored_too_long(deadline, "it is not Ready now");
+        }
+        let ready_since = self
+            .node
+            .ready_changed
+            .map_or(self.grant.phase_since, |at| at.max(self.grant.phase_since));
+        let healthy = ready_since + self.limits.min_ready;
+        if self.now >= healthy {
+            return Step::act("healthy", self.set(NodeState::Idle), Some(deadline));
+        }
+        let step = self.monitored_too_long(deadline, "it was not Ready without interruption");
+        Step {
+            wake: Some(healthy.min(deadline)),
+            ..step
+        }
+    }
+
+    fn monitored_too_long(&self, deadline: DateTime<Utc>, why: &str) -> Step {
+        if self.now < deadline {
+            return Step::wait("being monitored", Some(deadline));
+        }
+        let (min, limit) = (spell(self.limits.min_ready), spell(self.limits.monitoring));
+        self.end(
+            Some(FailureReason::Unhealthy),
+            format!("not Ready for {min} on end within {limit} of its reboot: {why}"),
+        )
+    }
+
+    /// The way out of a grant that ends without an update: shadow, then node, then ledger.
+    fn leave(&self) -> Step {
+        let (failed, since, message) = self.grant.ending.as_ref().map_or_else(
+            || (false, self.grant.phase_since, "withdrawn".to_owned()),
+            |ending| (ending.failure.is_some(), ending.at, ending.message.clone()),
+        );
+        let undo = if failed {
+            NodeState::ErrorReset
+        } else {
+            NodeState::Idle
+        };
+        let doing = format!("being {}: {message}", if failed { "reset" } else { "withdrawn" });
+        let mut acknowledged_undo = true;
+        if let Some(shadow) = &self.node.shadow {
+            let undone = failed && self.asks(&shadow.spec, NodeState::Idle) && shadow.spec.failure.is_some();
+            if !undone {
+                if !self.asks(&shadow.spec, undo) {
+                    return Step::act(doing, self.set(undo), None);
+                }
+                let asked = shadow.spec.state_transition_timestamp.unwrap_or(since);
+                let released = asked + self.wait_limit();
+                acknowledged_undo = acknowledged(shadow);
+                if !acknowledged_undo && self.now < released {
+                    return Step::wait(doing, Some(released));
+                }
+            }
+            if let Some(cordon) = &self.node.disruption {
+                return Step::act(doing, self.uncordon(cordon), None);
+            }
+            // Where the agent never answered the shadow stays in ErrorReset: it undoes that when it is back.
+            if failed && !undone && acknowledged_undo {
+                return Step::act(doing, self.set(NodeState::Idle), None);
+            }
+        } else if let Some(cordon) = &self.node.disruption {
+            return Step::act(doing, self.uncordon(cordon), None);
+        }
+        Step::change(doing, Change::Release { updated: false })
+    }
+
+    /// How long to wait for an answer: long while there is someone to give one.
+    fn wait_limit(&self) -> TimeDelta {
+        let answers = self.node.ready && self.node.agent.ready;
+        if answers {
+            self.limits.stage.max(self.settings.release_wait)
+        } else {
+            self.settings.release_wait
+        }
+    }
+
+    fn end(&self, failure: Option<FailureReason>, message: String) -> Step {
+        Step::change(
+            message.clone(),
+            Change::End(Ending {
+                message,
+                failure,
+                at: self.now,
+            }),
+        )
+    }
+
+    fn uncordon(&self, cordon: &Disruption) -> Action {
+        Action::Uncordon {
+            node: self.node.name.clone(),
+            disruption: cordon.clone(),
+        }
+    }
+
+    fn asks(&self, spec: &BottlerocketShadowSpec, state: NodeState) -> bool {
+        spec.state == state && self.is_ours(spec)
+    }
+
+    fn is_ours(&self, spec: &BottlerocketShadowSpec) -> bool {
+        spec.run.as_deref() == Some(&self.grant.run) && spec.attempt == Some(self.grant.attempt)
+    }
+
+    /// The error that the agent reports for this attempt.
+    fn reported_error(&self, shadow: &ShadowFacts) -> Option<(FailureReason, String)> {
+        let status = shadow.status.as_ref()?;
+        let ours = self.is_ours(&shadow.spec)
+            && status.run.as_deref() == Some(&self.grant.run)
+            && status.attempt == Some(self.grant.attempt);
+        let error = status.error.as_ref().filter(|_| ours)?;
+        Some((error.reason, error.message.clone()))
+    }
+
+    fn set(&self, state: NodeState) -> Action {
+        let before = self
+            .node
+            .shadow
+            .as_ref()
+            .and_then(|shadow| failure_in_run(&shadow.spec, &self.grant.run));
+        let of_this_attempt =
+            self.node.shadow.as_ref().is_some_and(|shadow| {
+                self.is_ours(&shadow.spec) && shadow.spec.state == NodeState::ErrorReset
+            });
+        let ending = self.grant.ending.as_ref();
+        let failure = match (ending, state) {
+            // Already counted on the way into ErrorReset.
+            (Some(_), _) if of_this_attempt => before.cloned(),
+            (Some(ending), _) => ending
+                .as_failure(before.map_or(0, |f| f.count))
+                .or_else(|| before.cloned()),
+            (None, NodeState::Idle) => None,
+            (None, _) => before.cloned(),
+        };
+        let version = (ending.is_none()).then(|| self.grant.to.clone());
+        let spec = BottlerocketShadowSpec {
+            state,
+            state_transition_timestamp: Some(self.now),
+            version,
+            plan: Some(self.plan.to_owned()),
+            run: Some(self.grant.run.clone()),
+            wave: Some(self.grant.wave.clone()),
+            attempt: Some(self.grant.attempt),
+            from_version: Some(self.grant.from.clone()),
+            failure,
+        };
+        Action::SetShadow {
+            node: self.node.name.clone(),
+            spec,
+        }
+    }
+}
+
+/// The failure that a shadow records for a run.
+pub(crate) fn failure_in_run<'a>(spec: &'a BottlerocketShadowSpec, run: &str) -> Option<&'a Failure> {
+    spec.failure.as_ref().filter(|_| spec.run.as_deref() == Some(run))
+}
+
+pub(crate) fn acknowledged(shadow: &ShadowFacts) -> bool {
+    shadow
+        .status
+        .as_ref()
+        .is_some_and(|status| api::shadow::acknowledges(status, &shadow.spec))
+}
+
+fn describe_drain(facts: &DrainFacts) -> String {
+    let pods = if facts.left == 1 {
+        "1 pod left".to_owned()
+    } else {
+        format!("{} pods left", facts.left)
+    };
+    match &facts.blocked {
+        Some(blocked) => match &blocked.budget {
+            Some(budget) => format!(
+                "{pods}: PodDisruptionBudget {budget} forbids the eviction of pod {}",
+                blocked.pod
+            ),
+            None => format!(
+                "{pods}: pod {} cannot be evicted: {}",
+                blocked.pod, blocked.message
+            ),
+        },
+        None => pods,
+    }
+}
+
+fn spell(delta: TimeDelta) -> String {
+    let seconds = u32::try_from(delta.num_seconds()).unwrap_or(u32::MAX);
+    api::quantity::Span::seconds(seconds).to_string()
+}

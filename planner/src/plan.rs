@@ -1,0 +1,328 @@
+//! The one function that decides, and the order in which it does.
+
+use std::collections::{HashMap, HashSet};
+
+use api::ledger::{Ending, Grant, GrantPhase, UpdateLedgerSpec};
+use api::shadow::{BottlerocketShadowSpec, NodeState};
+use chrono::{DateTime, Utc};
+
+use crate::{
+    decisions::{Action, Decisions, DrainOrder, Event, LedgerChange, PlanStatus},
+    entries,
+    machine::{self, Change, Granted},
+    owners::{self, Owned},
+    rebuild, report, rollout,
+    spec::Limits,
+    windows::WindowState,
+    world::{NodeFacts, World},
+};
+
+/// Decides what is to be done at `now` in `world`. Pure: the same arguments give the same answer, in whatever order
+/// plans and nodes are listed.
+pub fn plan(now: DateTime<Utc>, world: &World) -> Decisions {
+    let Some(ledger) = &world.ledger else {
+        return rebuild::rebuild(now, world);
+    };
+    let mut planning = Planning::new(now, world, ledger);
+    let plans = owners::owned(now, world, ledger);
+    for owned in &plans {
+        entries::record(&mut planning, owned);
+    }
+    entries::forget(&mut planning);
+    planning.step_grants(&plans);
+    planning.repair();
+    let rollouts: Vec<_> = plans
+        .iter()
+        .map(|owned| rollout::rollout(&mut planning, owned))
+        .collect();
+    planning.finish(&plans, &rollouts)
+}
+
+/// An answer in the making.
+pub(crate) struct Planning<'a> {
+    pub now: DateTime<Utc>,
+    pub world: &'a World,
+    /// The ledger as it is to be.
+    pub ledger: UpdateLedgerSpec,
+    pub grants_made: bool,
+    pub actions: Vec<Action>,
+    pub events: Vec<Event>,
+    /// What each granted node does, by node UID.
+    pub doing: HashMap<String, String>,
+    drains: Vec<DrainOrder>,
+    look_again: Option<DateTime<Utc>>,
+    nodes: HashMap<&'a str, &'a NodeFacts>,
+}
+
+impl<'a> Planning<'a> {
+    fn new(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLedgerSpec) -> Self {
+        Self {
+            now,
+            world,
+            ledger: ledger.clone(),
+            grants_made: false,
+            actions: Vec::new(),
+            events: Vec::new(),
+            doing: HashMap::new(),
+            drains: Vec::new(),
+            look_again: None,
+            nodes: world.nodes.iter().map(|node| (node.uid.as_str(), node)).collect(),
+        }
+    }
+
+    /// Time alone changes the answer at `at`.
+    pub fn wake(&mut self, at: DateTime<Utc>) {
+        if at > self.now {
+            self.look_again = Some(self.look_again.map_or(at, |earlier| earlier.min(at)));
+        }
+    }
+
+    pub fn event(
+        &mut self,
+        plan: &str,
+        node: Option<&str>,
+        reason: &'static str,
+        note: String,
+        warning: bool,
+    ) {
+        self.events.push(Event {
+            plan: plan.to_owned(),
+            node: node.map(str::to_owned),
+            reason,
+            note,
+            warning,
+        });
+    }
+
+    /// Takes every granted node one step on.
+    fn step_grants(&mut self, plans: &[Owned<'_>]) {
+        let by_uid: HashMap<&str, &Owned<'_>> = plans.iter().map(|p| (p.facts.uid.as_str(), p)).collect();
+        let default_limits = Limits::default();
+        let grants: Vec<(String, Grant)> = self
+            .ledger
+            .grants
+            .iter()
+            .map(|(k, v)| (k.clone(), v.clone()))
+            .collect();
+        for (uid, grant) in grants {
+            let plan_name = self
+                .ledger
+                .plans
+                .get(&grant.plan)
+                .map_or_else(|| grant.plan.clone(), |e| e.name.clone());
+            let Some(node) = self.nodes.get(uid.as_str()).copied() else {
+                self.ledger.release(&uid);
+                let note = format!("node {} is gone; its grant is released", grant.node);
+                self.event(&plan_name, Some(&grant.node), "NodeGone", note, true);
+                continue;
+            };
+            let owned = by_uid.get(grant.plan.as_str()).copied();
+            let grant = self.refresh(&uid, grant, owned);
+            let valid = owned.and_then(|o| o.valid.as_ref().ok());
+            let step = machine::step(&Granted {
+                now: self.now,
+                settings: &self.world.settings,
+                grant: &grant,
+                node,
+                plan: &plan_name,
+                limits: valid.map_or(&default_limits, |v| &v.limits),
+                withdraw: self.why_withdraw(&grant, node, owned),
+            });
+            if let Some(at) = step.wake {
+                self.wake(at);
+            }
+            if let (Some(not_after), GrantPhase::Granted | GrantPhase::Drained) =
+                (grant.not_after, grant.phase)
+            {
+                self.wake(not_after);
+            }
+            self.actions.extend(step.action);
+            self.drains.extend(step.drain.map(|cordoned_at| DrainOrder {
+                node: node.name.clone(),
+                uid: uid.clone(),
+                cordoned_at,
+            }));
+            if let Some(change) = step.change {
+                self.apply(&uid, &grant, &plan_name, change);
+            }
+            self.doing.insert(uid, step.doing);
+        }
+    }
+
+    /// Brings a grant up to date with its plan: the generation it was checked against, and when the window closes.
+    fn refresh(&mut self, uid: &str, mut grant: Grant, owned: Option<&Owned<'_>>) -> Grant {
+        let Some(owned) = owned else { return grant };
+        let edited = grant.generation != owned.facts.generation;
+        let over = grant.not_after.is_some_and(|not_after| self.now >= not_after);
+        let before_permit = matches!(grant.phase, GrantPhase::Granted | GrantPhase::Drained);
+        if before_permit && (edited || over) {
+            match &owned.window {
+                // It has passed midnight, say, into a window that follows without a gap.
+                WindowState::Open { closes, .. } => grant.not_after = Some(*closes),
+                WindowState::Always => grant.not_after = None,
+                WindowState::Closed { .. } => {
+                    grant.not_after = Some(grant.not_after.unwrap_or(self.now).min(self.now))
+                }
+            }
+        }
+        if edited || over {
+            grant.generation = owned.facts.generation;
+            if let Some(live) = self.ledger.grants.get_mut(uid) {
+                live.generation = grant.generation;
+                live.not_after = grant.not_after;
+            }
+        }
+        grant
+    }
+
+    fn why_withdraw(&self, grant: &Grant, node: &NodeFacts, owned: Option<&Owned<'_>>) -> Option<String> {
+        let Some(owned) = owned else {
+            return Some("the plan is gone".to_owned());
+        };
+        if owned.facts.deleting {
+            return Some("the plan is being deleted".to_owned());
+        }
+        let valid = match &owned.valid {
+            Ok(valid) => valid,
+            Err(invalid) => return Some(format!("the plan has become invalid: {invalid}")),
+        };
+        let entry = self.ledger.plans.get(&grant.plan);
+        if valid.paused {
+            Some("the plan is paused".to_owned())
+        } else if entry.is_some_and(|entry| entry.halted) {
+            Some("the plan is halted".to_owned())
+        } else if valid.target != grant.to || entry.is_none_or(|entry| entry.run != grant.run) {
+            Some(format!("the target is now {}", valid.target))
+        } else if !valid.selects(&node.labels) || !owners::takes_part(node) {
+            Some("the plan no longer selects the node".to_owned())
+        } else if grant.not_after.is_some_and(|not_after| self.now >= not_after) {
+            Some("the window is closed".to_owned())
+        } else {
+            None
+        }
+    }
+
+    fn apply(&mut self, uid: &str, grant: &Grant, plan: &str, change: Change) {
+        let node = Some(grant.node.as_str());
+        // The machine offers only changes that the phase allows; should that ever be wrong, the grant stays as it is.
+        let _illegal = match change {
+            Change::Drained => self.ledger.drained(uid, self.now),
+            Change::Monitoring => {
+                let note = format!("node {} has rebooted into {}", grant.node, grant.to);
+                self.event(plan, node, "NodeRebooted", note, false);
+                self.ledger.monitoring(uid, self.now)
+            }
+            Change::End(ending) => {
+                self.announce(grant, plan, &ending);
+                self.ledger.end(uid, ending)
+            }
+            Change::Release { updated } => {
+                self.ledger.release(uid);
+                if updated {
+                    let note = format!(
+                        "node {} is updated from {} to {}",
+                        grant.node, grant.from, grant.to
+                    );
+                    self.event(plan, node, "NodeUpdated", note, false);
+                }
+                Ok(())
+            }
+        };
+    }
+
+    fn announce(&mut self, grant: &Grant, plan: &str, ending: &Ending) {
+        let node = Some(grant.node.as_str());
+        match ending.failure {
+            Some(failure) => {
+                let note = format!("node {} failed ({failure}): {}", grant.node, ending.message);
+                self.event(plan, node, "NodeFailed", note, true);
+            }
+            None => {
+                let note = format!("node {} goes back to Idle: {}", grant.node, ending.message);
+                self.event(plan, node, "NodeWithdrawn", note, false);
+            }
+        }
+    }
+
+    /// Undoes what is on nodes without a grant: a crash, or a late write of a former leader, left it behind.
+    fn repair(&mut self) {
+        let world = self.world;
+        let mut nodes: Vec<&NodeFacts> = world
+            .nodes
+            .iter()
+            .filter(|node| !self.ledger.grants.contains_key(&node.uid))
+            .collect();
+        nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
+        for node in nodes {
+            if let Some(shadow) = &node.shadow {
+                let idle = BottlerocketShadowSpec {
+                    state: NodeState::Idle,
+                    state_transition_timestamp: Some(self.now),
+                    version: None,
+                    ..shadow.spec.clone()
+                };
+                let answered = shadow.spec.state != NodeState::ErrorReset || machine::acknowledged(shadow);
+                if shadow.spec.state != NodeState::Idle && answered {
+                    self.actions.push(Action::SetShadow {
+                        node: node.name.clone(),
+                        spec: idle,
+                    });
+                    continue;
+                }
+            }
+            // Settings and boot flag first, as on the regular way out; but a silent agent keeps no node cordoned.
+            let undone = node.shadow.as_ref().is_none_or(machine::acknowledged);
+            if let Some(disruption) = node.disruption.as_ref().filter(|_| undone || !node.agent.ready) {
+                self.actions.push(Action::Uncordon {
+                    node: node.name.clone(),
+                    disruption: disruption.clone(),
+                });
+            }
+        }
+    }
+
+    fn finish(mut self, plans: &[Owned<'_>], rollouts: &[rollout::Rollout<'_>]) -> Decisions {
+        self.finalizers(plans);
+        let verdicts = rollouts.iter().flat_map(rollout::Rollout::verdicts).collect();
+        let written = self.world.ledger.as_ref() == Some(&self.ledger);
+        let mut decisions = Decisions {
+            verdicts,
+            ..Decisions::default()
+        };
+        if written {
+            let status = |(owned, rollout): (&Owned<'_>, &rollout::Rollout<'_>)| PlanStatus {
+                plan: owned.facts.name.clone(),
+                status: report::status(&self, owned, rollout),
+            };
+            decisions.statuses = plans.iter().zip(rollouts).map(status).collect();
+            decisions.actions = self.actions;
+            decisions.drains = self.drains;
+        } else {
+            decisions.ledger = Some(LedgerChange {
+                spec: self.ledger,
+                grants: self.grants_made,
+                events: self.events,
+            });
+        }
+        decisions.look_again = self.look_again;
+        decisions
+    }
+
+    /// A finalizer is there only while the plan has grants; it goes last.
+    fn finalizers(&mut self, plans: &[Owned<'_>]) {
+        let granted: HashSet<&str> = self
+            .ledger
+            .grants
+            .values()
+            .map(|grant| grant.plan.as_str())
+            .collect();
+        for owned in plans
+            .iter()
+            .filter(|o| o.facts.finalizer && !granted.contains(o.facts.uid.as_str()))
+        {
+            self.actions.push(Action::RemoveFinalizer {
+                plan: owned.facts.name.clone(),
+            });
+        }
+    }
+}

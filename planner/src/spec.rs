@@ -1,0 +1,242 @@
+//! An `UpdatePlan` as parsed once: from here on nothing is unchecked.
+
+use std::collections::BTreeMap;
+
+use api::{
+    plan::{UpdatePlanSpec, Wave},
+    quantity::IntOrPercent,
+};
+use chrono::TimeDelta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use kube_core::{Selector, SelectorExt};
+use semver::Version;
+
+use crate::windows::Windows;
+
+/// Why a plan cannot be carried out: the field, its value, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("spec.{field}: {value:?}: {remedy}")]
+pub struct Invalid {
+    /// Path of the field below `spec`.
+    pub field: String,
+    /// The value that was found.
+    pub value: String,
+    /// What would be right.
+    pub remedy: String,
+}
+
+/// A plan that can be carried out.
+#[derive(Clone, Debug)]
+pub struct ValidPlan {
+    /// The version as the user wrote it; nodes are asked for exactly this.
+    pub target: String,
+    /// The same, to compare with.
+    pub target_version: Version,
+    /// Which nodes.
+    pub selector: Selector,
+    /// Whether nothing is to be granted.
+    pub paused: bool,
+    /// When nodes may be disrupted.
+    pub windows: Windows,
+    /// How long a node is expected to take.
+    pub node_duration: TimeDelta,
+    /// How many of the matched nodes may be unavailable.
+    pub max_unavailable: IntOrPercent,
+    /// The waves, at least one; the last takes every node that is left.
+    pub waves: Vec<ValidWave>,
+    /// How often a node is tried again.
+    pub retries: u32,
+    /// How many failed nodes halt the plan.
+    pub threshold: IntOrPercent,
+    /// How long a node's steps may take.
+    pub limits: Limits,
+}
+
+/// A wave of a valid plan.
+#[derive(Clone, Debug)]
+pub struct ValidWave {
+    /// Its name.
+    pub name: String,
+    /// How many nodes it takes, where that is limited.
+    pub size: Option<IntOrPercent>,
+    /// Which nodes it takes, where that is limited.
+    pub selector: Option<Selector>,
+    /// How many of its nodes may be unavailable, where that is limited.
+    pub max_unavailable: Option<IntOrPercent>,
+    /// How long it is watched before the next starts.
+    pub soak: TimeDelta,
+}
+
+/// How long a node's steps may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// From the grant to the activated image.
+    pub stage: TimeDelta,
+    /// From the cordon to the empty node.
+    pub drain: TimeDelta,
+    /// From the permit to Ready on the target.
+    pub reboot: TimeDelta,
+    /// How long it must stay Ready.
+    pub min_ready: TimeDelta,
+    /// How long that may take.
+    pub monitoring: TimeDelta,
+}
+
+impl Default for Limits {
+    /// The defaults of the CRD, for grants whose plan is gone.
+    fn default() -> Self {
+        Self::of(&Default::default(), &Default::default(), &Default::default())
+    }
+}
+
+impl Limits {
+    fn of(
+        drain: &api::plan::Drain,
+        monitoring: &api::plan::Monitoring,
+        timeouts: &api::plan::Timeouts,
+    ) -> Self {
+        Self {
+            stage: timeouts.stage.delta(),
+            drain: drain.timeout.delta(),
+            reboot: timeouts.reboot.delta(),
+            min_ready: monitoring.min_ready.delta(),
+            monitoring: monitoring.timeout.delta(),
+        }
+    }
+}
+
+impl ValidPlan {
+    /// Parses a plan's spec. Exhaustive: a new field does not compile until it is handled here.
+    ///
+    /// # Errors
+    /// The first field that cannot be carried out.
+    pub fn parse(spec: &UpdatePlanSpec) -> Result<Self, Invalid> {
+        let UpdatePlanSpec {
+            target_version,
+            node_selector,
+            paused,
+            maintenance_windows,
+            expected_node_duration,
+            max_unavailable,
+            waves,
+            drain,
+            monitoring,
+            failure_policy,
+            timeouts,
+        } = spec;
+        if monitoring.min_ready > monitoring.timeout {
+            return Err(Invalid {
+                field: "monitoring.minReady".to_owned(),
+                value: monitoring.min_ready.to_string(),
+                remedy: format!(
+                    "must be at most monitoring.timeout, which is {}",
+                    monitoring.timeout
+                ),
+            });
+        }
+        Ok(Self {
+            target: target_version.clone(),
+            target_version: Version::parse(target_version).map_err(|error| Invalid {
+                field: "targetVersion".to_owned(),
+                value: target_version.clone(),
+                remedy: format!("give a full version without a leading v, such as 1.21.0 ({error})"),
+            })?,
+            selector: selector("nodeSelector", node_selector)?,
+            paused: *paused,
+            windows: Windows::parse(maintenance_windows)?,
+            node_duration: expected_node_duration.delta(),
+            max_unavailable: *max_unavailable,
+            waves: parse_waves(waves)?,
+            retries: failure_policy.retries,
+            threshold: failure_policy.threshold,
+            limits: Limits::of(drain, monitoring, timeouts),
+        })
+    }
+
+    /// Whether the plan's selector takes a node with these labels.
+    #[must_use]
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.selector.matches(labels)
+    }
+}
+
+/// The wave of a plan that names none.
+const ONLY_WAVE: &str = "all";
+
+fn parse_waves(waves: &[Wave]) -> Result<Vec<ValidWave>, Invalid> {
+    let Some((last, _)) = waves.split_last() else {
+        let all = ValidWave {
+            name: ONLY_WAVE.to_owned(),
+            size: None,
+            selector: None,
+            max_unavailable: None,
+            soak: TimeDelta::zero(),
+        };
+        return Ok(vec![all]);
+    };
+    if last.size.is_some() || last.node_selector.is_some() {
+        return Err(Invalid {
+            field: format!("waves[{}]", waves.len() - 1),
+            value: last.name.clone(),
+            remedy: "the last wave takes the rest: remove its size and nodeSelector, or add {name: rest}"
+                .to_owned(),
+        });
+    }
+    let parse = |(i, wave): (usize, &Wave)| {
+        let Wave {
+            name,
+            size,
+            node_selector,
+            max_unavailable,
+            soak,
+        } = wave;
+        Ok(ValidWave {
+            name: name.clone(),
+            size: *size,
+            selector: node_selector
+                .as_ref()
+                .map(|s| selector(&format!("waves[{i}].nodeSelector"), s))
+                .transpose()?,
+            max_unavailable: *max_unavailable,
+            soak: soak.delta(),
+        })
+    };
+    waves.iter().enumerate().map(parse).collect()
+}
+
+/// Reads a selector, whatever the plan around it is like: also an invalid plan keeps its nodes.
+///
+/// # Errors
+/// Where an expression has an unknown operator or lacks values.
+pub fn selector(field: &str, selector: &LabelSelector) -> Result<Selector, Invalid> {
+    let invalid = |remedy: String| Invalid {
+        field: field.to_owned(),
+        value: format!("{selector:?}"),
+        remedy,
+    };
+    for (i, expression) in selector.match_expressions.iter().flatten().enumerate() {
+        let values = expression
+            .values
+            .as_ref()
+            .is_some_and(|values| !values.is_empty());
+        let wanted = match expression.operator.as_str() {
+            "In" | "NotIn" => true,
+            "Exists" | "DoesNotExist" => false,
+            operator => {
+                return Err(Invalid {
+                    field: format!("{field}.matchExpressions[{i}].operator"),
+                    value: operator.to_owned(),
+                    remedy: "use In, NotIn, Exists or DoesNotExist".to_owned(),
+                });
+            }
+        };
+        if values != wanted {
+            return Err(Invalid {
+                field: format!("{field}.matchExpressions[{i}].values"),
+                value: format!("{:?}", expression.values.as_deref().unwrap_or_default()),
+                remedy: "In and NotIn need at least one value, Exists and DoesNotExist take none".to_owned(),
+            });
+        }
+    }
+    Selector::try_from(selector.clone()).map_err(|error| invalid(error.to_string()))
+}

@@ -1,0 +1,174 @@
+//! Which node belongs to which wave, and how far each wave is.
+
+use std::cmp::Reverse;
+
+use chrono::{DateTime, Utc};
+use kube_core::SelectorExt;
+use sha2::{Digest, Sha256};
+
+use crate::{spec::ValidPlan, world::NodeFacts};
+
+/// A matched node, as far as its wave depends on it.
+pub(crate) struct Member<'a> {
+    pub node: &'a NodeFacts,
+    /// The wave that its grant or its shadow records for this run.
+    pub recorded: Option<String>,
+    pub place: Place,
+    /// Whether an agent reports for it.
+    pub live: bool,
+}
+
+/// Where a matched node is in the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// It needs the update and has no grant.
+    Waiting,
+    /// It has a grant.
+    Granted,
+    /// It runs the target.
+    Updated,
+    /// It failed after its retries.
+    Failed,
+    /// It is left alone.
+    Skipped,
+}
+
+/// Where every member belongs.
+pub(crate) struct Assignment {
+    /// The wave of each member, by index.
+    pub wave_of: Vec<usize>,
+    /// How far each wave is.
+    pub waves: Vec<WaveProgress>,
+}
+
+/// How far a wave is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WaveProgress {
+    pub nodes: usize,
+    pub updated: usize,
+    pub granted: usize,
+    pub skipped: usize,
+    pub failed: usize,
+    /// Members that were granted in this run, or need it.
+    needed: usize,
+    /// Members that were updated by this run.
+    proven: usize,
+    /// When the last member was updated, or given up, by this run.
+    last: Option<DateTime<Utc>>,
+}
+
+impl WaveProgress {
+    /// Every member is updated, failed or skipped; and if any needed the update, at least one got it.
+    pub fn done(&self) -> bool {
+        self.updated + self.skipped + self.failed == self.nodes && (self.needed == 0 || self.proven > 0)
+    }
+
+    /// Every member is updated, failed or skipped, but none of those that needed the update got it.
+    pub fn unproven(&self) -> bool {
+        self.updated + self.skipped + self.failed == self.nodes && !self.done()
+    }
+
+    /// Until when a wave that is done is watched.
+    pub fn soak_until(&self, soak: chrono::TimeDelta) -> Option<DateTime<Utc>> {
+        self.last.map(|at| at + soak)
+    }
+}
+
+/// The order in which nodes are taken: by hash of run and node, so that it is fair, and the same for everyone who asks.
+pub(crate) fn rank(run: &str, node_uid: &str) -> u64 {
+    let digest = Sha256::new()
+        .chain_update(run)
+        .chain_update([0])
+        .chain_update(node_uid)
+        .finalize();
+    digest
+        .iter()
+        .take(8)
+        .fold(0, |rank, byte| rank << 8 | u64::from(*byte))
+}
+
+/// Puts every member into its wave. `size_of` is the number of nodes that a wave with a size takes; waves before
+/// `open_wave` take no new ones.
+pub(crate) fn assign(
+    plan: &ValidPlan,
+    run: &str,
+    members: &[Member<'_>],
+    open_wave: usize,
+    size_of: impl Fn(usize) -> Option<usize>,
+) -> Assignment {
+    let rest = plan.waves.len() - 1;
+    let mut wave_of: Vec<Option<usize>> = members
+        .iter()
+        .map(|member| {
+            member
+                .recorded
+                .as_ref()
+                .and_then(|name| plan.waves.iter().position(|w| w.name == *name))
+        })
+        .collect();
+    let mut taken = vec![0_usize; plan.waves.len()];
+    for wave in wave_of.iter().flatten() {
+        taken[*wave] += 1;
+    }
+    for (index, wave) in plan.waves.iter().enumerate().take(rest) {
+        let fits = |i: &usize| {
+            wave.selector
+                .as_ref()
+                .is_none_or(|s| s.matches(&members[*i].node.labels))
+        };
+        let free = (0..members.len()).filter(|i| wave_of[*i].is_none()).filter(fits);
+        let chosen: Vec<usize> = match size_of(index) {
+            None => free.collect(),
+            Some(size) if index >= open_wave => {
+                // Nodes without a live agent come last: they are waited for only if no other is left.
+                let mut free: Vec<_> = free.filter(|i| members[*i].place == Place::Waiting).collect();
+                free.sort_by_cached_key(|i| {
+                    (
+                        Reverse(members[*i].live),
+                        rank(run, &members[*i].node.uid),
+                        &members[*i].node.uid,
+                    )
+                });
+                free.truncate(size.saturating_sub(taken[index]));
+                free
+            }
+            Some(_) => Vec::new(),
+        };
+        for i in chosen {
+            wave_of[i] = Some(index);
+        }
+    }
+    let wave_of: Vec<usize> = wave_of.into_iter().map(|wave| wave.unwrap_or(rest)).collect();
+    let mut waves = vec![WaveProgress::default(); plan.waves.len()];
+    for (member, wave) in members.iter().zip(&wave_of) {
+        let progress = &mut waves[*wave];
+        progress.nodes += 1;
+        let by_this_run = member.recorded.is_some();
+        progress.needed += usize::from(by_this_run || member.place == Place::Waiting);
+        match member.place {
+            Place::Waiting => {}
+            Place::Granted => progress.granted += 1,
+            Place::Failed => {
+                progress.failed += 1;
+                let failure = member.node.shadow.as_ref().and_then(|s| s.spec.failure.as_ref());
+                progress.last = progress
+                    .last
+                    .max(failure.filter(|_| by_this_run).map(|failure| failure.at));
+            }
+            Place::Skipped => progress.skipped += 1,
+            Place::Updated => {
+                progress.updated += 1;
+                if by_this_run {
+                    progress.proven += 1;
+                    let at = member
+                        .node
+                        .shadow
+                        .as_ref()
+                        .and_then(|s| s.spec.state_transition_timestamp);
+                    progress.last = progress.last.max(at);
+                }
+            }
+        }
+    }
+    Assignment { wave_of, waves }
+}
