@@ -1,0 +1,389 @@
+//! The one thing that comes next: a function of the instruction, what is remembered, what the node is like, and the
+//! time. It looks at what is, not at what was done: after a crash or a lost reply it goes on from wherever the node
+//! stands.
+
+use std::time::Duration;
+
+use api::{
+    ledger::PermitRefusal,
+    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, acknowledges},
+    wire::{Instruction, PermitRequest},
+};
+
+use crate::{
+    bottlerocket::{Command, Settings, Status, UpdateState},
+    config::Timings,
+    host::{Call, HostFacts, Update},
+    memory::{Memory, Now},
+    report,
+};
+
+/// What comes next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Call Bottlerocket's API.
+    Call(Call),
+    /// Report this to the apiserver.
+    Report(Box<BottlerocketShadowStatus>),
+    /// Ask the apiserver for the reboot permit.
+    AskPermit(PermitRequest),
+    /// Reboot, if the call can be sent before this time.
+    Reboot {
+        /// When the permit ends.
+        until: Duration,
+    },
+    /// Look again at this time.
+    Wait {
+        /// When.
+        until: Duration,
+    },
+    /// Nothing, until there is another instruction.
+    Done,
+}
+
+/// The one thing that comes next.
+#[must_use]
+pub fn step(
+    instruction: &Instruction,
+    memory: &Memory,
+    facts: &HostFacts,
+    timings: &Timings,
+    now: Now,
+) -> Step {
+    if let Some(until) = memory.going_down(&facts.boot_id, timings, now) {
+        return Step::Wait { until };
+    }
+    let look = Look {
+        spec: &instruction.spec,
+        memory,
+        facts,
+        timings,
+        now,
+    };
+    let next = match instruction.spec.state {
+        NodeState::Idle | NodeState::ErrorReset => look.put_back(),
+        NodeState::StagedAndPerformedUpdate => look.stage(),
+        NodeState::RebootedIntoUpdate => look.reboot(),
+        NodeState::MonitoringUpdate => look.monitor(),
+    };
+    match (next, memory.hold_until) {
+        // What was seen only now may say that the same call is not to be made again at once.
+        (Step::Call(_) | Step::AskPermit(_) | Step::Reboot { .. }, Some(until)) if now.elapsed < until => {
+            Step::Wait { until }
+        }
+        (next, _) => next,
+    }
+}
+
+/// What the next step is decided on.
+struct Look<'a> {
+    spec: &'a BottlerocketShadowSpec,
+    memory: &'a Memory,
+    facts: &'a HostFacts,
+    timings: &'a Timings,
+    now: Now,
+}
+
+impl<'a> Look<'a> {
+    fn stage(&self) -> Step {
+        if self.has_failed() {
+            return self.settled();
+        }
+        let (Some(version), Some(wanted)) = (&self.spec.version, self.memory.work.wanted_settings()) else {
+            return self.fail(
+                FailureReason::StageFailed,
+                "the instruction names no version".to_owned(),
+            );
+        };
+        let runs = &self.facts.os.version_id;
+        if runs == version {
+            return self.fail(
+                FailureReason::StageFailed,
+                format!("the node already runs {version}"),
+            );
+        }
+        if self.is_acknowledged() && self.is_other_boot() {
+            let message =
+                format!("the node rebooted before it was asked to, and runs {runs} instead of {version}");
+            return self.fail(FailureReason::BootedOtherVersion, message);
+        }
+        if self.facts.update == Update::Busy {
+            return self.poll();
+        }
+        if let Some(trouble) = &self.memory.work.trouble {
+            return self.fail(FailureReason::StageFailed, trouble.clone());
+        }
+        let Some(settings) = &self.facts.settings else {
+            let message = "Unsupported: this image cannot be updated in place: it has no settings.updates";
+            return self.fail(FailureReason::StageFailed, message.to_owned());
+        };
+        if self.known().is_none_or(|status| status.saved_settings.is_none()) {
+            return Step::Report(Box::new(report::begun(self.known(), self.facts, settings)));
+        }
+        if *settings != wanted {
+            if self.memory.locked_to.as_ref() == Some(version) {
+                return self.fail_changed(FailureReason::StageFailed, settings, version);
+            }
+            return Step::Call(Call::ChangeSettings(wanted));
+        }
+        match &self.facts.update {
+            Update::Status(status) => self.stage_image(version, status),
+            Update::Uninitialised | Update::Busy => command(Command::Refresh),
+        }
+    }
+
+    /// The settings are right: refresh, deactivate another image, prepare, activate, each where it is needed.
+    fn stage_image(&self, version: &str, status: &Status) -> Step {
+        if self.facts.boots_next(version) {
+            return self.report(report::done(self.known(), self.facts, self.spec));
+        }
+        let staging = status.staging_partition.as_ref().map(|staging| &staging.image);
+        let is_staged = staging.is_some_and(|image| self.facts.is_image(image, version));
+        match status.update_state {
+            UpdateState::Ready => return command(Command::Deactivate),
+            UpdateState::Staged if is_staged => return command(Command::Activate),
+            _ => {}
+        }
+        let work = &self.memory.work;
+        if work.prepared {
+            let found = staging.map_or_else(|| "nothing".to_owned(), |image| image.version.clone());
+            let message = format!(
+                "prepare-update succeeded, but {found} is on the inactive partition instead of {version}"
+            );
+            return self.fail(FailureReason::StageFailed, message);
+        }
+        if work.refreshed && self.facts.can_prepare(version) {
+            return command(Command::Prepare);
+        }
+        match work.not_offered_since {
+            Some(since) if self.now.elapsed >= since + self.timings.config_apply_timeout => self.fail(
+                FailureReason::StageFailed,
+                self.not_offered(version, &status.available_updates),
+            ),
+            _ => command(Command::Refresh),
+        }
+    }
+
+    fn not_offered(&self, version: &str, offered: &[String]) -> String {
+        let os = &self.facts.os;
+        let on_offer = match offered {
+            [] => "nothing else either".to_owned(),
+            some => format!(
+                "on offer: {}",
+                some.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
+            ),
+        };
+        format!(
+            "version {version} is not offered to this node (variant {}, arch {}; {on_offer})",
+            os.variant_id, os.arch
+        )
+    }
+
+    fn reboot(&self) -> Step {
+        if self.has_failed() {
+            return self.settled();
+        }
+        let (Some(version), Some(run), Some(attempt)) =
+            (&self.spec.version, &self.spec.run, self.spec.attempt)
+        else {
+            let message = "the instruction names no version, run or attempt".to_owned();
+            return self.fail(FailureReason::RebootFailed, message);
+        };
+        let runs = &self.facts.os.version_id;
+        if self.is_acknowledged() || self.is_other_boot() {
+            if runs == version {
+                return self.report(report::done(self.known(), self.facts, self.spec));
+            }
+            // The bootloader has given the new image up, or something else was activated: not to be rebooted again.
+            let message = format!("the node rebooted, and runs {runs} instead of {version}");
+            return self.fail(FailureReason::BootedOtherVersion, message);
+        }
+        let called = self.memory.reboot.as_ref();
+        if called.is_some_and(|call| call.run.as_ref() == Some(run) && call.attempt == Some(attempt)) {
+            let message = format!(
+                "the node is still up {:?} after its reboot call",
+                self.timings.reboot_timeout
+            );
+            return self.fail(FailureReason::RebootFailed, message);
+        }
+        if self.facts.update == Update::Busy {
+            return self.poll();
+        }
+        let wanted = self.memory.work.wanted_settings();
+        if let Some(settings) = self
+            .facts
+            .settings
+            .as_ref()
+            .filter(|found| Some(*found) != wanted.as_ref())
+        {
+            return self.fail_changed(FailureReason::RebootFailed, settings, version);
+        }
+        if !self.facts.boots_next(version) {
+            let message = format!("{version} is not activated any more: not rebooted");
+            return self.fail(FailureReason::RebootFailed, message);
+        }
+        if self.memory.work.refusal == Some(PermitRefusal::OtherBoot) {
+            let message = format!("the reboot permit was used by an earlier boot, and the node runs {runs}");
+            return self.fail(FailureReason::BootedOtherVersion, message);
+        }
+        match &self.memory.work.permit {
+            Some(permit) if self.now.elapsed < permit.valid_until => Step::Reboot {
+                until: permit.valid_until,
+            },
+            Some(permit) if permit.refused.is_some() => {
+                let words = permit.refused.as_deref().unwrap_or_default();
+                self.fail(
+                    FailureReason::RebootFailed,
+                    format!("the node refused to reboot: {words}"),
+                )
+            }
+            _ => Step::AskPermit(PermitRequest {
+                run: run.clone(),
+                attempt,
+                boot_id: self.facts.boot_id.clone(),
+            }),
+        }
+    }
+
+    fn monitor(&self) -> Step {
+        if self.has_failed() {
+            return self.settled();
+        }
+        self.report(report::done(self.known(), self.facts, self.spec))
+    }
+
+    /// Undoes what an update has changed on the host. That it did shows in the saved settings: they are reported
+    /// before anything is changed, and cleared when all is put back.
+    fn put_back(&self) -> Step {
+        let saved = self.known().and_then(|status| status.saved_settings.as_ref());
+        if let Some(saved) = saved {
+            if let Some(trouble) = &self.memory.work.trouble
+                && !self.has_failed()
+            {
+                return self.fail(
+                    FailureReason::StageFailed,
+                    format!("cannot be undone yet: {trouble}"),
+                );
+            }
+            match &self.facts.update {
+                Update::Busy => return self.poll(),
+                Update::Status(status) if status.update_state == UpdateState::Ready => {
+                    return command(Command::Deactivate);
+                }
+                Update::Status(_) | Update::Uninitialised => {}
+            }
+            if let Some(found) = &self.facts.settings {
+                let version_lock = if self.is_our_lock(&found.version_lock) {
+                    &saved.version_lock
+                } else {
+                    &found.version_lock
+                };
+                let back = Settings {
+                    version_lock: version_lock.clone(),
+                    // We only ever set it to true.
+                    ignore_waves: found.ignore_waves && saved.ignore_waves,
+                };
+                if *found != back {
+                    return Step::Call(Call::ChangeSettings(back));
+                }
+            }
+        }
+        match self.report(report::undone(self.known(), self.facts, self.spec, self.now)) {
+            Step::Done if self.spec.state == NodeState::Idle => self.learn_target(),
+            report => report,
+        }
+    }
+
+    /// After a boot the updater knows nothing: one refresh, so that the status can name a target.
+    fn learn_target(&self) -> Step {
+        match self.facts.update {
+            Update::Uninitialised if !self.memory.refresh_tried => command(Command::Refresh),
+            Update::Busy if self.memory.work.pending.is_some() => self.poll(),
+            _ => Step::Done,
+        }
+    }
+
+    /// Whether the lock is what the update has set, and not what someone else has set since.
+    fn is_our_lock(&self, lock: &str) -> bool {
+        match self.spec.version.as_ref().or(self.memory.locked_to.as_ref()) {
+            Some(version) => version == lock,
+            None => lock != "latest",
+        }
+    }
+
+    fn known(&self) -> Option<&'a BottlerocketShadowStatus> {
+        self.memory.known.as_ref()
+    }
+
+    fn has_failed(&self) -> bool {
+        self.known()
+            .is_some_and(|status| report::has_failed(status, self.spec))
+    }
+
+    fn is_acknowledged(&self) -> bool {
+        self.known().is_some_and(|status| acknowledges(status, self.spec))
+    }
+
+    /// Whether the node has booted since its last report.
+    fn is_other_boot(&self) -> bool {
+        let reported = self.known().and_then(|status| status.boot_id.as_ref());
+        reported.is_some_and(|boot| *boot != self.facts.boot_id)
+    }
+
+    fn poll(&self) -> Step {
+        let looks = self.memory.work.looks.saturating_sub(1);
+        Step::Wait {
+            until: self.now.elapsed + self.timings.poll(looks),
+        }
+    }
+
+    fn fail(&self, reason: FailureReason, message: String) -> Step {
+        Step::Report(Box::new(report::failed(
+            self.known(),
+            self.facts,
+            self.spec,
+            reason,
+            message,
+        )))
+    }
+
+    /// Someone else has changed the settings meanwhile: what they have set is what is to stay.
+    fn fail_changed(&self, reason: FailureReason, found: &Settings, version: &str) -> Step {
+        let other_lock = Some(&found.version_lock).filter(|lock| *lock != version);
+        let message = match other_lock {
+            Some(lock) => format!("version-lock was changed to {lock} by someone else"),
+            None => format!(
+                "ignore-waves was changed to {} by someone else",
+                found.ignore_waves
+            ),
+        };
+        let mut status = report::failed(self.known(), self.facts, self.spec, reason, message);
+        if let Some(saved) = &mut status.saved_settings {
+            saved.version_lock = other_lock.unwrap_or(&saved.version_lock).clone();
+            saved.ignore_waves &= found.ignore_waves;
+        }
+        Step::Report(Box::new(status))
+    }
+
+    /// Nothing more is done; what the node is like is still reported.
+    fn settled(&self) -> Step {
+        self.report(report::current(self.known(), self.facts))
+    }
+
+    fn report(&self, status: BottlerocketShadowStatus) -> Step {
+        if self.memory.known.as_ref() == Some(&status) && self.memory.stored.as_ref() == Some(&status) {
+            Step::Done
+        } else {
+            Step::Report(Box::new(status))
+        }
+    }
+}
+
+fn command(command: Command) -> Step {
+    Step::Call(Call::Command(command))
+}
+
+#[cfg(test)]
+mod bench;
+#[cfg(test)]
+mod tests;
