@@ -1,0 +1,224 @@
+//! What agents may do over HTTPS, and how everything else is refused.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use hyper::{Method, StatusCode};
+use serde_json::{Value, json};
+use support::{NODES, SHADOWS, Server, answer, kubernetes::Fault, report, review, token};
+
+const SHADOW: &str = "/v1/nodes/n1/shadow";
+const STATUS: &str = "/v1/nodes/n1/status";
+
+#[tokio::test]
+async fn only_agents_are_served_and_only_for_their_own_node() {
+    let server = Server::start(&[]).await;
+    let other = token("other", 3600);
+    let mut wrong = review("n1", "u1", "p", "p");
+    wrong["audiences"] = json!(["somebody-else"]);
+    let stale = token("stale", -1);
+    {
+        let mut objects = server.kubernetes.objects();
+        objects.tokens.insert(other.clone(), wrong);
+        objects.tokens.insert(stale.clone(), review("n1", "u1", "p", "p"));
+    }
+    let agent = token("agent", 3600);
+    let cases = [
+        (None, SHADOW, StatusCode::UNAUTHORIZED, "no token"),
+        (
+            Some("guess"),
+            SHADOW,
+            StatusCode::UNAUTHORIZED,
+            "not valid for audience",
+        ),
+        (
+            Some(&*other),
+            SHADOW,
+            StatusCode::UNAUTHORIZED,
+            "not for audience",
+        ),
+        (Some(&*stale), SHADOW, StatusCode::UNAUTHORIZED, "expired"),
+        (
+            Some(&*agent),
+            "/v1/nodes/n2/shadow",
+            StatusCode::FORBIDDEN,
+            "not for node \"n2\"",
+        ),
+        (
+            Some(&*agent),
+            "/v1/nodes/n1/other",
+            StatusCode::NOT_FOUND,
+            "no such path",
+        ),
+        (
+            Some(&*agent),
+            "/v1/nodes/n1/instructions",
+            StatusCode::METHOD_NOT_ALLOWED,
+            "POST is not served here",
+        ),
+    ];
+    for (token, path, status, message) in cases {
+        let refused = answer(
+            server
+                .send(Method::POST, path, token, &report("1.20.3").to_string())
+                .await,
+        )
+        .await;
+        assert_eq!(refused.0, status, "{path} {refused:?}");
+        assert!(
+            refused.1["message"].as_str().unwrap().contains(message),
+            "{refused:?}"
+        );
+    }
+    assert!(server.kubernetes.get(SHADOWS, "brs-n1").is_none());
+    let (_, metrics) = server.get_health("/metrics").await;
+    let refused = "brupop_apiserver_requests_total{route=\"/v1/nodes/{node}/shadow\",status=\"401\"} 4";
+    assert!(metrics.contains(refused), "{metrics}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn bodies_are_limited_and_what_is_wrong_with_them_is_named() {
+    let server = Server::start(&["--max-body=1024"]).await;
+    let agent = token("agent", 3600);
+    let mut no_state = report("1.20.3");
+    no_state["current_state"] = json!("Sleeping");
+    let cases = [
+        (no_state.to_string(), StatusCode::BAD_REQUEST, "current_state"),
+        ("{".to_owned(), StatusCode::BAD_REQUEST, "EOF"),
+        ("x".repeat(2000), StatusCode::PAYLOAD_TOO_LARGE, "limit"),
+    ];
+    for (body, status, message) in cases {
+        let refused = answer(server.send(Method::PUT, STATUS, Some(&agent), &body).await).await;
+        assert_eq!(refused.0, status, "{refused:?}");
+        assert!(
+            refused.1["message"].as_str().unwrap().contains(message),
+            "{refused:?}"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_shadow_is_created_and_reported_to_and_written_only_when_something_changed() {
+    let server = Server::start(&[]).await;
+    let (status, refusal) = server.call(Method::PUT, STATUS, &report("1.20.3")).await;
+    assert_eq!(
+        (
+            status,
+            refusal["message"].as_str().unwrap().contains("does not exist")
+        ),
+        (StatusCode::NOT_FOUND, true)
+    );
+
+    assert_eq!(
+        server.call(Method::POST, SHADOW, &report("1.20.3")).await,
+        (StatusCode::NO_CONTENT, Value::Null)
+    );
+    let shadow = server.kubernetes.get(SHADOWS, "brs-n1").unwrap();
+    assert_eq!(shadow["spec"], json!({"state": "Idle"}));
+    assert_eq!(
+        shadow["metadata"]["ownerReferences"],
+        json!([{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u1"}])
+    );
+    assert_eq!(shadow["status"]["current_version"], "1.20.3");
+    assert_eq!(
+        shadow["status"]["staged_version"],
+        Value::Null,
+        "absent fields are written as null"
+    );
+    assert!(
+        shadow["status"]
+            .as_object()
+            .unwrap()
+            .contains_key("staged_version")
+    );
+
+    let writes = server.kubernetes.calls("PATCH");
+    for method in [(Method::POST, SHADOW), (Method::PUT, STATUS)] {
+        assert_eq!(
+            server.call(method.0, method.1, &report("1.20.3")).await.0,
+            StatusCode::NO_CONTENT
+        );
+    }
+    assert_eq!(server.kubernetes.calls("PATCH"), writes, "nothing changed");
+    assert_eq!(
+        server.call(Method::PUT, STATUS, &report("1.21.0")).await.0,
+        StatusCode::NO_CONTENT
+    );
+    assert_eq!(server.kubernetes.calls("PATCH"), writes + 1);
+    let created = server.kubernetes.get(SHADOWS, "brs-n1").unwrap();
+    assert_eq!(created["status"]["current_version"], "1.21.0");
+    assert_eq!(created["metadata"]["uid"], shadow["metadata"]["uid"]);
+    assert_eq!(
+        server.kubernetes.calls("POST /apis/authentication"),
+        1,
+        "the review is remembered"
+    );
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn s3_a_replaced_node_of_the_same_name_inherits_nothing() {
+    let server = Server::start(&[]).await;
+    let inherited = server.kubernetes.put(SHADOWS, "brs-n1", json!({
+        "apiVersion": "brupop.bottlerocket.aws/v2", "kind": "BottlerocketShadow",
+        "metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "Node", "name": "n1", "uid": "u0"}]},
+        "spec": {"state": "RebootedIntoUpdate", "version": "1.21.0", "run": "r1", "attempt": 3},
+    }));
+    let (status, refusal) = server.call(Method::PUT, STATUS, &report("1.20.3")).await;
+    assert_eq!(status, StatusCode::CONFLICT, "{refusal}");
+    assert_eq!(
+        server.call(Method::POST, SHADOW, &report("1.20.3")).await.0,
+        StatusCode::NO_CONTENT
+    );
+    let shadow = server.kubernetes.get(SHADOWS, "brs-n1").unwrap();
+    assert_ne!(shadow["metadata"]["uid"], inherited["metadata"]["uid"]);
+    assert_eq!(shadow["spec"], json!({"state": "Idle"}));
+
+    server.kubernetes.delete(NODES, "n1");
+    server
+        .kubernetes
+        .put(NODES, "n1", json!({"metadata": {"uid": "u2"}, "spec": {}}));
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+    let (status, refusal) = server.call(Method::PUT, STATUS, &report("1.20.3")).await;
+    assert_eq!(status, StatusCode::FORBIDDEN, "{refusal}");
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_change_of_the_spec_in_between_is_no_obstacle_and_an_outage_is_said() {
+    let server = Server::start(&[]).await;
+    server.call(Method::POST, SHADOW, &report("1.20.3")).await;
+    server
+        .kubernetes
+        .objects()
+        .faults
+        .extend([("/status", Fault::Conflict), ("/status", Fault::Conflict)]);
+    assert_eq!(
+        server.call(Method::PUT, STATUS, &report("1.21.0")).await.0,
+        StatusCode::NO_CONTENT
+    );
+    server
+        .kubernetes
+        .objects()
+        .faults
+        .push_back(("/status", Fault::Down));
+    let (status, refusal) = server.call(Method::PUT, STATUS, &report("1.22.0")).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{refusal}");
+
+    server
+        .kubernetes
+        .objects()
+        .faults
+        .push_back(("/tokenreviews", Fault::Down));
+    let (status, refusal) = server
+        .call_as("unknown", Method::PUT, STATUS, &report("1.22.0"))
+        .await;
+    assert_eq!(
+        status,
+        StatusCode::SERVICE_UNAVAILABLE,
+        "an outage says nothing about a token: {refusal}"
+    );
+    server.stop().await;
+}
