@@ -1,0 +1,103 @@
+//! What everything that sends requests shares.
+
+use std::sync::Arc;
+
+use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
+use axum::http::{HeaderValue, header::USER_AGENT};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use kube::{Api, Client};
+use tokio::sync::Semaphore;
+
+use crate::{
+    events::Publisher,
+    metrics::Metrics,
+    request::{Fence, RequestError, read},
+    settings::Settings,
+    view::{View, Viewed},
+};
+
+/// What everything that sends requests shares.
+pub struct Context {
+    /// The flags.
+    pub settings: Settings,
+    /// What is known.
+    pub view: Arc<View>,
+    /// Through which every write goes.
+    pub fence: Fence,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where Events go.
+    pub events: Publisher,
+    /// Bounds the writes under way.
+    pub writes: Semaphore,
+    /// Bounds the evictions under way.
+    pub evictions: Semaphore,
+    /// Each plan.
+    pub plans: Api<UpdatePlan>,
+    /// Each node.
+    pub nodes: Api<Node>,
+    /// The shadows of this install.
+    pub shadows: Api<BottlerocketShadow>,
+    /// The ledger of this install.
+    pub ledgers: Api<UpdateLedger>,
+    /// The agents of this install.
+    pub agents: Api<Pod>,
+    /// For what has no type of its own here.
+    pub client: Client,
+}
+
+/// A client that names itself, and that repeats nothing on its own: every repetition is decided on afresh, and a
+/// write that was refused by a PodDisruptionBudget is not to be sent again after the lease has ended.
+///
+/// # Errors
+/// Where the configuration cannot be used.
+pub fn client(mut config: kube::Config, settings: &Settings) -> kube::Result<Client> {
+    let agent = HeaderValue::from_static(concat!("brupop-update-controller/", env!("CARGO_PKG_VERSION")));
+    config.headers.push((USER_AGENT, agent));
+    config.default_retry = false;
+    config.connect_timeout = Some(settings.request_timeout);
+    Client::try_from(config)
+}
+
+impl Context {
+    /// One for a new view.
+    #[must_use]
+    pub fn new(
+        settings: Settings,
+        client: Client,
+        fence: Fence,
+        metrics: Arc<Metrics>,
+        events: Publisher,
+    ) -> Self {
+        Self {
+            view: Arc::default(),
+            fence,
+            metrics,
+            events,
+            writes: Semaphore::new(settings.writes.into()),
+            evictions: Semaphore::new(settings.evictions.into()),
+            plans: Api::all(client.clone()),
+            nodes: Api::all(client.clone()),
+            shadows: Api::namespaced(client.clone(), &settings.namespace),
+            ledgers: Api::namespaced(client.clone(), &settings.namespace),
+            agents: Api::namespaced(client.clone(), &settings.namespace),
+            client,
+            settings,
+        }
+    }
+
+    /// Reads an object afresh into the view.
+    ///
+    /// # Errors
+    /// The read's.
+    pub async fn refresh<K>(&self, api: &Api<K>, name: &str, uid: &str) -> Result<(), RequestError>
+    where
+        K: Viewed + serde::de::DeserializeOwned + std::fmt::Debug,
+    {
+        match read(self.settings.request_timeout, api.get_opt(name)).await? {
+            Some(object) if object.meta().uid.as_deref() == Some(uid) => self.view.answered(object),
+            _ => self.view.found_gone::<K>(name, uid),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! Empties nodes by evictions, one task a node; nothing waits for them.
+//!
+//! A task reads the node's pods, evicts what may not stay, and then follows a watch of them: a pod that goes makes
+//! it try at once those that were refused. It keeps watching while the node is to be drained, so that a pod that
+//! comes late has to go as well. That a node is empty is said only after reading its pods afresh.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, stream};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{
+    Api,
+    api::{ListParams, WatchEvent, WatchParams},
+};
+use planner::decisions::DrainOrder;
+use tokio::{
+    task::AbortHandle,
+    time::{Instant, sleep, sleep_until},
+};
+
+use crate::{
+    context::Context,
+    evict::evict,
+    left::Left,
+    request::{RequestError, read},
+};
+
+/// How much longer than its own time-out a watch may be silent.
+const WATCH_MARGIN: Duration = Duration::from_secs(5);
+
+/// The drains that run.
+pub struct Drains {
+    context: Arc<Context>,
+    running: HashMap<(String, DateTime<Utc>), Running>,
+    next_id: u64,
+}
+
+struct Running {
+    id: u64,
+    task: AbortHandle,
+}
+
+impl Drains {
+    /// None yet.
+    #[must_use]
+    pub fn new(context: Arc<Context>) -> Self {
+        Self {
+            context,
+            running: HashMap::new(),
+            next_id: 0,
+        }
+    }
+
+    /// Starts what is listed and does not run; stops what runs and is not listed.
+    pub fn follow(&mut self, orders: Vec<DrainOrder>) {
+        let mut before = std::mem::take(&mut self.running);
+        for order in orders {
+            let key = (order.uid.clone(), order.cordoned_at);
+            let running = before.remove(&key).unwrap_or_else(|| self.begin(order));
+            self.running.insert(key, running);
+        }
+        for ((uid, _), running) in before {
+            self.end(&uid, &running);
+        }
+    }
+
+    fn begin(&mut self, order: DrainOrder) -> Running {
+        self.next_id += 1;
+        let id = self.next_id;
+        tracing::info!(node = order.node, "draining");
+        self.context.view.drain_began(&order.uid, id, order.cordoned_at);
+        let task = tokio::spawn(drain(self.context.clone(), order, id)).abort_handle();
+        Running { id, task }
+    }
+
+    fn end(&self, uid: &str, running: &Running) {
+        running.task.abort();
+        self.context.view.drain_ended(uid, running.id);
+    }
+}
+
+impl Drop for Drains {
+    fn drop(&mut self) {
+        for ((uid, _), running) in &self.running {
+            self.end(uid, running);
+        }
+    }
+}
+
+async fn drain(context: Arc<Context>, order: DrainOrder, id: u64) {
+    let mut left = Left::new(order.cordoned_at);
+    loop {
+        if let Err(error) = pass(&context, &order, id, &mut left).await {
+            tracing::warn!(node = order.node, %error, "the node's pods cannot be read");
+            sleep(context.settings.error_backoff).await;
+        }
+    }
+}
+
+/// Reads the pods, and follows them until they are to be read again.
+async fn pass(context: &Context, order: &DrainOrder, id: u64, left: &mut Left) -> Result<(), RequestError> {
+    let pods: Api<Pod> = Api::all(context.client.clone());
+    let limit = context.settings.request_timeout;
+    let on_node = format!("spec.nodeName={}", order.node);
+    let list = read(limit, pods.list(&ListParams::default().fields(&on_node))).await?;
+    left.listed(&list.items);
+    context.view.drain_found(&order.uid, id, left.facts());
+
+    let timeout = context.settings.watch_timeout;
+    let seconds = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
+    let params = WatchParams::default().fields(&on_node).timeout(seconds);
+    let version = list.metadata.resource_version.unwrap_or_default();
+    let mut events = read(limit, pods.watch(&params, &version)).await?.boxed();
+    let stale = Instant::now() + timeout + WATCH_MARGIN;
+    let mut retry = None;
+    loop {
+        if evict_all(context, left).await {
+            retry = None;
+        }
+        if left.is_unconfirmed() {
+            return Ok(());
+        }
+        context.view.drain_found(&order.uid, id, left.facts());
+        if left.refused() {
+            retry.get_or_insert_with(|| Instant::now() + context.settings.eviction_retry);
+        }
+        tokio::select! {
+            event = events.next() => match event {
+                Some(Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod))) => left.seen(&pod),
+                Some(Ok(WatchEvent::Deleted(pod))) => left.gone(&pod),
+                Some(Ok(WatchEvent::Bookmark(_))) => {}
+                Some(Ok(WatchEvent::Error(status))) => return Err(kube::Error::Api(status).into()),
+                Some(Err(error)) => return Err(error.into()),
+                None => return Ok(()),
+            },
+            () = sleep_until(retry.unwrap_or(stale)), if retry.is_some() => left.ask_again(),
+            () = sleep_until(stale) => return Ok(()),
+        }
+    }
+}
+
+/// Asks for every eviction that is to be asked for. True where there was one.
+async fn evict_all(context: &Context, left: &mut Left) -> bool {
+    let asked = left.to_ask();
+    let any = !asked.is_empty();
+    let mut answers = stream::iter(asked)
+        .map(|pod| async move {
+            let _slot = context.evictions.acquire().await;
+            let evicted = evict(context, &pod.namespace, &pod.name, &pod.uid).await;
+            (pod, evicted)
+        })
+        .buffer_unordered(context.settings.evictions.into());
+    while let Some((pod, evicted)) = answers.next().await {
+        left.answered(&pod, evicted);
+    }
+    any
+}

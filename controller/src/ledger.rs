@@ -1,0 +1,147 @@
+//! Writes the ledger, by compare-and-swap.
+
+use std::time::Duration;
+
+use api::{UpdateLedger, names::LEDGER_NAME};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::{
+    Resource, ResourceExt,
+    api::{ListParams, PostParams},
+};
+use planner::decisions::LedgerChange;
+use tokio::time::Instant;
+
+use crate::{
+    context::Context,
+    events::Note,
+    request::{RequestError, read},
+    view::Snapshot,
+};
+
+/// What came of a change.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Swap {
+    /// It is written.
+    Written,
+    /// What it was decided on has changed, or was too old: it is known afresh, and is to be decided on again.
+    Renewed,
+}
+
+/// Writes `change` over the ledger that `snapshot` has.
+///
+/// # Errors
+/// Where it is not known whether it is written, or it surely is not.
+pub async fn swap(
+    context: &Context,
+    snapshot: &Snapshot,
+    change: LedgerChange,
+) -> Result<Swap, RequestError> {
+    let mut limit = context.fence.limit();
+    if change.grants {
+        let Some(left) = nodes_fresh_for(context) else {
+            list_nodes(context).await?;
+            return Ok(Swap::Renewed);
+        };
+        limit = limit.min(left);
+    }
+    let before = snapshot.ledger.as_deref();
+    let ledger = UpdateLedger {
+        metadata: before.map_or_else(
+            || ObjectMeta {
+                name: Some(LEDGER_NAME.to_owned()),
+                ..ObjectMeta::default()
+            },
+            |before| before.metadata.clone(),
+        ),
+        spec: change.spec,
+    };
+    let params = PostParams::default();
+    let written = if before.is_some() {
+        context
+            .fence
+            .write_within(limit, context.ledgers.replace(LEDGER_NAME, &params, &ledger))
+            .await
+    } else {
+        context
+            .fence
+            .write_within(limit, context.ledgers.create(&params, &ledger))
+            .await
+    };
+    match written {
+        Ok(written) => {
+            context.view.created(written);
+            for event in &change.events {
+                if let Some(note) = Note::planned(event, snapshot) {
+                    context.events.publish(note);
+                }
+            }
+            Ok(Swap::Written)
+        }
+        Err(error) if error.is_conflict() || error.is_not_found() => {
+            context.metrics.ledger_conflict();
+            tracing::debug!(%error, "the ledger has changed; it is read again");
+            reread(context, before).await?;
+            Ok(Swap::Renewed)
+        }
+        Err(RequestError::Fenced) => Err(RequestError::Fenced),
+        Err(error) => {
+            // It may be written all the same.
+            reread(context, before).await?;
+            Err(error)
+        }
+    }
+}
+
+async fn reread(context: &Context, before: Option<&UpdateLedger>) -> Result<(), RequestError> {
+    let before = before.and_then(ResourceExt::uid);
+    match read(
+        context.settings.request_timeout,
+        context.ledgers.get_opt(LEDGER_NAME),
+    )
+    .await?
+    {
+        Some(ledger) => {
+            if let Some(before) = before.filter(|before| ledger.meta().uid.as_deref() != Some(before)) {
+                context.view.found_gone::<UpdateLedger>(LEDGER_NAME, &before);
+            }
+            context.view.created(ledger);
+        }
+        None => {
+            if let Some(before) = before {
+                context.view.found_gone::<UpdateLedger>(LEDGER_NAME, &before);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// For how long what is known of nodes stays fresh enough. None where too little of that is left for a write.
+fn nodes_fresh_for(context: &Context) -> Option<Duration> {
+    let limit = context.settings.node_freshness;
+    let age = context.view.node_age(Instant::now())?;
+    limit.checked_sub(age).filter(|left| *left >= limit / 2)
+}
+
+/// Brings what is known of nodes up to date by a quorum read.
+async fn list_nodes(context: &Context) -> Result<(), RequestError> {
+    let limit = context.settings.request_timeout;
+    let selector = format!("{}={}", api::names::NODE_LABEL, api::names::NODE_LABEL_VALUE);
+    let epoch = context.view.node_epoch();
+    let begun = Instant::now();
+    let list = read(
+        limit,
+        context.nodes.list(&ListParams::default().labels(&selector)),
+    )
+    .await?;
+    let listed_at = list
+        .metadata
+        .resource_version
+        .as_deref()
+        .and_then(|version| version.parse().ok())
+        .unwrap_or(0);
+    for (name, uid) in context.view.nodes_listed(list.items, listed_at, epoch) {
+        context.refresh(&context.nodes, &name, &uid).await?;
+    }
+    context.view.set_nodes_fresh(begun);
+    Ok(())
+}

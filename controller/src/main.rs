@@ -1,0 +1,61 @@
+//! The controller's process: settings, logs, signals.
+
+use std::io::IsTerminal as _;
+
+use anyhow::Context as _;
+use clap::{CommandFactory, Parser, error::ErrorKind};
+use controller::{
+    context, health, run,
+    settings::{LogFormat, Settings},
+};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let settings = Settings::parse();
+    if let Err(error) = settings.check() {
+        Settings::command()
+            .error(ErrorKind::ValueValidation, error)
+            .exit();
+    }
+    log(&settings)?;
+    let config = kube::Config::infer()
+        .await
+        .context("no kubeconfig and not in a cluster")?;
+    let client = context::client(config, &settings).context("the Kubernetes API cannot be used")?;
+    let listener = health::bind(settings.health_listen, settings.health_address_file.as_deref())
+        .await
+        .with_context(|| format!("cannot listen on --health-listen {}", settings.health_listen))?;
+    let stop = CancellationToken::new();
+    tokio::spawn(stop_on_signal(stop.clone())?);
+    run::run(settings, client, listener, stop).await;
+    Ok(())
+}
+
+fn log(settings: &Settings) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {}", settings.log))?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match settings.log_format {
+        LogFormat::Json => lines.json().init(),
+        LogFormat::Text => lines.init(),
+    }
+    Ok(())
+}
+
+fn stop_on_signal(stop: CancellationToken) -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::info!("stopping");
+        stop.cancel();
+    })
+}

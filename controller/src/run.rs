@@ -1,0 +1,240 @@
+//! The loop, and what begins and ends with the lease.
+
+use std::{sync::Arc, time::Duration};
+
+use chrono::{DateTime, Utc};
+use kube::Client;
+use planner::decisions::Decisions;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    apply::{Writer, backoff},
+    clock,
+    context::Context,
+    drain::Drains,
+    events::{self, Publisher},
+    health::{self, Health},
+    leader::Elector,
+    ledger::{self, Swap},
+    metrics::Metrics,
+    observe,
+    patch::Write,
+    report::Statuses,
+    request::{Fence, RequestError},
+    settings::Settings,
+    view::Snapshot,
+    watch as watches,
+};
+
+/// The loop turns at least this often, so that a wall clock that was set is noticed. It asks nobody anything.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
+
+/// A timer never fires sooner, so that a clock that is a little early does not make the loop spin.
+const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+
+/// Longer than any process lives.
+const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Leads whenever it has the lease, until `stop` is cancelled. Then it ends what is under way and gives the lease back.
+pub async fn run(settings: Settings, client: Client, listener: TcpListener, stop: CancellationToken) {
+    let health = Arc::new(Health::default());
+    let metrics = Arc::new(Metrics::default());
+    let server = tokio::spawn(health::serve(listener, health.clone(), metrics.clone()));
+
+    let release = CancellationToken::new();
+    let (valid_until, lease) = watch::channel(None);
+    let elector = if settings.leader_elect {
+        let elector = Elector::new(client.clone(), &settings);
+        tokio::spawn(elector.run(valid_until, release.clone(), health.clone()))
+    } else {
+        health.api_answers();
+        valid_until.send_replace(Some(Instant::now() + FOR_EVER));
+        let release = release.clone();
+        tokio::spawn(async move {
+            release.cancelled().await;
+            drop(valid_until);
+        })
+    };
+    let fence = Fence::new(lease, settings.request_timeout);
+    let (events, notes) = Publisher::new();
+    let publisher = tokio::spawn(events::send_all(client.clone(), fence.clone(), notes));
+
+    while !stop.is_cancelled() {
+        health.turned();
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(LONGEST_WAIT) => {}
+            () = fence.open() => {
+                // Nothing is carried over from an earlier lease: others have acted since.
+                let context = Context::new(
+                    settings.clone(), client.clone(), fence.clone(), metrics.clone(), events.clone(),
+                );
+                Term::new(Arc::new(context), health.clone()).lead(&stop).await;
+            }
+        }
+    }
+    publisher.abort();
+    release.cancel();
+    if elector.await.is_err() {
+        tracing::error!("the election has ended before its time");
+    }
+    server.abort();
+}
+
+/// What lives while a lease is held.
+struct Term {
+    context: Arc<Context>,
+    health: Arc<Health>,
+    writer: Writer,
+    drains: Drains,
+    statuses: Statuses,
+    ledger_failures: u32,
+    ledger_not_before: Instant,
+}
+
+impl Term {
+    fn new(context: Arc<Context>, health: Arc<Health>) -> Self {
+        Self {
+            health,
+            writer: Writer::new(context.clone()),
+            drains: Drains::new(context.clone()),
+            statuses: Statuses::new(context.settings.status_interval),
+            ledger_failures: 0,
+            ledger_not_before: Instant::now(),
+            context,
+        }
+    }
+
+    async fn lead(mut self, stop: &CancellationToken) {
+        let context = self.context.clone();
+        context.metrics.set_leading(true);
+        self.health.set_syncing(true);
+        let mut watches = watches::start(&context);
+        watches.spawn(clock::keep_measuring(
+            context.client.clone(),
+            context.view.clone(),
+            context.settings.clock_check_interval,
+            context.settings.request_timeout,
+        ));
+        loop {
+            self.health.turned();
+            let next = self.turn().await;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = context.fence.lost() => break,
+                () = self.writer.finished() => {}
+                () = context.view.changed() => {}
+                () = sleep_until(next) => {}
+            }
+        }
+        drop(watches);
+        drop(self.drains);
+        // What waits for its turn is not sent any more; what is sent ends within its time-out.
+        context.writes.close();
+        self.writer.finish().await;
+        self.health.set_syncing(false);
+        context.metrics.set_leading(false);
+    }
+
+    /// Looks, plans and starts what is to be done. Returns when to look again at the latest.
+    async fn turn(&mut self) -> Instant {
+        let now = Instant::now();
+        let latest = now + LONGEST_WAIT;
+        let Some(snapshot) = self.context.view.snapshot() else {
+            return latest;
+        };
+        self.health.set_syncing(false);
+        let world = observe::world(&snapshot, self.context.settings.planner());
+        let decisions = planner::plan(Utc::now(), &world);
+        self.context.metrics.planned(now.elapsed());
+        // The verdicts are in the statuses, counted; whoever asks about one node asks the planner himself.
+        let Decisions {
+            ledger,
+            actions,
+            drains,
+            statuses,
+            verdicts: _,
+            look_again,
+        } = decisions;
+        if let Some(change) = ledger {
+            if now < self.ledger_not_before {
+                return self.ledger_not_before.min(latest);
+            }
+            let swap = ledger::swap(&self.context, &snapshot, change).await;
+            return self.swapped(swap).min(latest);
+        }
+        let writes = actions
+            .into_iter()
+            .filter_map(|action| Write::of(action, &snapshot))
+            .collect();
+        self.writer.start(writes, now);
+        self.drains.follow(drains);
+        self.context.metrics.report(&snapshot, &statuses);
+        let next_status = self.report(now, &snapshot, statuses);
+        let times = [
+            look_again.map(|at| due(at, Utc::now(), now)),
+            next_status,
+            self.writer.next_retry(now),
+        ];
+        times.into_iter().flatten().fold(latest, Instant::min)
+    }
+
+    fn report(
+        &mut self,
+        now: Instant,
+        snapshot: &Snapshot,
+        statuses: Vec<planner::decisions::PlanStatus>,
+    ) -> Option<Instant> {
+        let (writes, next) = self
+            .statuses
+            .due(now, snapshot, statuses, |key| self.writer.is_free(key, now));
+        self.writer.start(writes, now);
+        next
+    }
+
+    /// When to plan again after a swap of the ledger.
+    fn swapped(&mut self, swap: Result<Swap, RequestError>) -> Instant {
+        let now = Instant::now();
+        match swap {
+            Ok(Swap::Written | Swap::Renewed) => {
+                self.ledger_failures = 0;
+                now
+            }
+            Err(error) => {
+                self.ledger_failures = self.ledger_failures.saturating_add(1);
+                let delay = backoff(self.context.settings.error_backoff, self.ledger_failures);
+                tracing::warn!(%error, ?delay, "the ledger cannot be written");
+                self.ledger_not_before = now + delay;
+                self.ledger_not_before
+            }
+        }
+    }
+}
+
+/// When a timer for `at` fires.
+fn due(at: DateTime<Utc>, wall: DateTime<Utc>, now: Instant) -> Instant {
+    let wait = (at - wall).to_std().unwrap_or_default();
+    now + wait.clamp(SHORTEST_WAIT, LONGEST_WAIT)
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::TimeDelta;
+
+    use super::*;
+
+    #[test]
+    fn a_timer_follows_the_wall_clock_within_bounds() {
+        let (wall, now) = (Utc::now(), Instant::now());
+        let wait = |delta| due(wall + delta, wall, now) - now;
+        assert_eq!(wait(TimeDelta::seconds(2)), Duration::from_secs(2));
+        assert_eq!(wait(TimeDelta::days(2)), LONGEST_WAIT);
+        assert_eq!(wait(TimeDelta::seconds(-2)), SHORTEST_WAIT);
+    }
+}
