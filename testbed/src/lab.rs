@@ -1,0 +1,217 @@
+//! A whole run for a test: control plane, operator, fleet, and at the end the oracle.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use api::plan::{Phase, UpdatePlanStatus};
+use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
+use kube::{Api, Client};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::control_plane::{self, ControlPlane};
+use crate::fleet::{Fleet, FleetSpec};
+use crate::history::{History, Recorder};
+use crate::operator::{self, NAMESPACE, Operator};
+use crate::oracle::{self, Expectations};
+use crate::truth::SimEvent;
+use crate::wait;
+
+/// How long a fleet may take to be Ready.
+const FLEET_WITHIN: Duration = Duration::from_secs(60);
+/// How long the recorder may take to catch up.
+const HISTORY_WITHIN: Duration = Duration::from_secs(30);
+
+/// One control plane at a time: two cores are not enough for two.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+
+/// A control plane with operator and fleet, under the recorder's eyes.
+pub struct Lab {
+    /// The control plane.
+    pub plane: ControlPlane,
+    /// The operator's programs.
+    pub operator: Operator,
+    /// The machines.
+    pub fleet: Fleet,
+    /// An admin's client.
+    pub client: Client,
+    recorder: Recorder,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Lab {
+    /// Starts everything and waits until it is ready: nodes, workloads, and a shadow with a report for every node.
+    pub async fn start(fleet: FleetSpec, options: &operator::Options) -> Result<Self> {
+        let turn = ONE_AT_A_TIME.lock().await;
+        let t0 = std::time::Instant::now();
+        let plane = ControlPlane::start(control_plane::Options::default()).await?;
+        eprintln!("plane {:?}", t0.elapsed());
+        operator::install(&plane).await?;
+        eprintln!("install {:?}", t0.elapsed());
+        let client = plane.client().await?;
+        let recorder = Recorder::start(client.clone()).await?;
+        eprintln!("recorder {:?}", t0.elapsed());
+        let operator = Operator::start(&plane, options).await?;
+        eprintln!("operator {:?}", t0.elapsed());
+        let fleet = Fleet::start(&plane, fleet, Some(operator.launcher())).await?;
+        eprintln!("fleet {:?}", t0.elapsed());
+        let lab = Self {
+            plane,
+            operator,
+            fleet,
+            client,
+            recorder,
+            _turn: turn,
+        };
+        lab.fleet.wait_ready(FLEET_WITHIN).await?;
+        eprintln!("ready {:?}", t0.elapsed());
+        lab.wait_reports().await?;
+        eprintln!("reports {:?}", t0.elapsed());
+        Ok(lab)
+    }
+
+    /// Waits until the agent of every machine has reported.
+    pub async fn wait_reports(&self) -> Result<()> {
+        let machines = self.fleet.nodes().len();
+        self.shadows(FLEET_WITHIN, "reports of all agents", |shadows| {
+            shadows.iter().filter(|shadow| shadow.status.is_some()).count() >= machines
+        })
+        .await
+    }
+
+    /// `kubectl apply` of a text.
+    pub async fn apply(&self, yaml: &str) -> Result<()> {
+        operator::apply(&self.plane, yaml).await
+    }
+
+    /// Waits until a plan's status is as wanted.
+    pub async fn plan(
+        &self,
+        name: &str,
+        within: Duration,
+        what: &str,
+        wanted: impl Fn(&UpdatePlanStatus) -> bool + Send,
+    ) -> Result<UpdatePlan> {
+        let plans: Api<UpdatePlan> = Api::all(self.client.clone());
+        let waited = wait::for_object(plans.clone(), name, within, what, |plan: Option<&UpdatePlan>| {
+            plan.and_then(|plan| plan.status.as_ref()).is_some_and(&wanted)
+        })
+        .await;
+        if let Err(error) = waited {
+            bail!("{error:#}\n{}", self.describe().await);
+        }
+        plans.get(name).await.context("reading the plan")
+    }
+
+    /// Waits until a plan is Complete.
+    pub async fn complete(&self, name: &str, within: Duration) -> Result<UpdatePlan> {
+        self.plan(name, within, "plan that is Complete", |status| {
+            status.phase == Some(Phase::Complete)
+        })
+        .await
+    }
+
+    /// Waits until all shadows together are as wanted.
+    pub async fn shadows(
+        &self,
+        within: Duration,
+        what: &str,
+        wanted: impl Fn(&[BottlerocketShadow]) -> bool + Send,
+    ) -> Result<()> {
+        let shadows: Api<BottlerocketShadow> = Api::namespaced(self.client.clone(), NAMESPACE);
+        wait::for_objects(
+            shadows,
+            kube::runtime::watcher::Config::default(),
+            within,
+            what,
+            |shadows| {
+                let shadows: Vec<BottlerocketShadow> =
+                    shadows.iter().map(|shadow| (*shadow).clone()).collect();
+                wanted(&shadows)
+            },
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Waits until the ledger is as wanted.
+    pub async fn ledger(
+        &self,
+        within: Duration,
+        what: &str,
+        wanted: impl Fn(&UpdateLedger) -> bool + Send,
+    ) -> Result<()> {
+        let ledgers: Api<UpdateLedger> = Api::namespaced(self.client.clone(), NAMESPACE);
+        let found = wait::for_object(
+            ledgers,
+            api::names::LEDGER_NAME,
+            within,
+            what,
+            |ledger: Option<&UpdateLedger>| ledger.is_some_and(&wanted),
+        )
+        .await;
+        if let Err(error) = found {
+            bail!("{error:#}\n{}", self.describe().await);
+        }
+        Ok(())
+    }
+
+    /// What a person would look at when something does not go on.
+    pub async fn describe(&self) -> String {
+        let mut text = String::new();
+        for args in [
+            &["get", "uplan", "-o", "yaml"][..],
+            &["get", "brs", "-n", NAMESPACE, "-o", "wide"],
+            &["get", "updateledgers", "-n", NAMESPACE, "-o", "yaml"],
+            &["get", "nodes"],
+            &["get", "pods", "-A", "-o", "wide"],
+        ] {
+            text += &format!("\n$ kubectl {}\n", args.join(" "));
+            text += &self
+                .plane
+                .kubectl_ok(args)
+                .await
+                .unwrap_or_else(|error| format!("{error:#}"));
+        }
+        for process in [&self.operator.controller, &self.operator.apiserver] {
+            text += &format!("\n== {}\n{}", process.recipe().name, process.log_tail());
+        }
+        text
+    }
+
+    /// Ends the run and gives what it is to be judged by.
+    pub async fn stop(mut self) -> Result<Evidence> {
+        let t0 = std::time::Instant::now();
+        self.operator.stop().await?;
+        eprintln!("operator stop {:?}", t0.elapsed());
+        let history = self.recorder.finish(HISTORY_WITHIN).await?;
+        eprintln!("recorder stop {:?}", t0.elapsed());
+        let truth = self.fleet.truth().events();
+        drop(self.fleet);
+        self.plane.shutdown().await?;
+        eprintln!("plane stop {:?}", t0.elapsed());
+        Ok(Evidence { history, truth })
+    }
+
+    /// Ends the run and has the oracle judge it; fails where a promise was broken.
+    pub async fn finish(self, expectations: &Expectations) -> Result<()> {
+        let Evidence { history, truth } = self.stop().await?;
+        let violations = oracle::check(&history, &truth, expectations);
+        if !violations.is_empty() {
+            let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+            bail!(
+                "the oracle saw {} broken promises:\n{}",
+                lines.len(),
+                lines.join("\n")
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What a run is judged by: every revision of every object, and what the machines say.
+pub struct Evidence {
+    /// Every revision of every object.
+    pub history: History,
+    /// What happened on the machines.
+    pub truth: Vec<SimEvent>,
+}

@@ -1,0 +1,332 @@
+//! The operator on a control plane: installed from the chart, with its real programs as processes.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use crate::binaries::{control_plane_binary, ensure_built, workspace_root};
+use crate::control_plane::ControlPlane;
+use crate::kubelet::{AgentLauncher, AgentSpec, in_process, real_process};
+use crate::pki::{Authority, CertificateFiles, service_names};
+use crate::process::{Process, Recipe};
+
+/// Where the operator is installed.
+pub const NAMESPACE: &str = api::names::DEFAULT_NAMESPACE;
+
+/// How long one of our programs may take to be ready.
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// How long one of our programs may take to end.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How the agents run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Agents {
+    /// As tasks of this process: the same code, socket, TLS and token, for nodes by the hundred.
+    #[default]
+    Tasks,
+    /// As processes of their own.
+    Processes,
+}
+
+/// How the operator runs.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// How the agents run.
+    pub agents: Agents,
+    /// Further flags of the controller; they win over the testbed's.
+    pub controller_flags: Vec<String>,
+    /// Further flags of the apiserver; they win over the testbed's.
+    pub apiserver_flags: Vec<String>,
+    /// Keep to the delays of a real install instead of the short ones of tests.
+    pub production_delays: bool,
+}
+
+/// The operator's programs and what they need.
+pub struct Operator {
+    /// The controller.
+    pub controller: Process,
+    /// The apiserver.
+    pub apiserver: Process,
+    launcher: AgentLauncher,
+}
+
+/// Delays that suit nodes without latencies.
+const QUICK_AGENT: [(&str, &str); 7] = [
+    ("poll-min", "5ms"),
+    ("poll-max", "100ms"),
+    ("retry-min", "50ms"),
+    ("retry-max", "1s"),
+    ("config-apply-timeout", "10s"),
+    ("permit-retry", "200ms"),
+    ("reconnect-base", "100ms"),
+];
+const QUICK_CONTROLLER: [&str; 6] = [
+    "--retry-backoff=500ms",
+    "--release-wait=2s",
+    "--eviction-retry=200ms",
+    "--status-interval=0s",
+    "--lease-renew=500ms",
+    "--error-backoff=100ms",
+];
+
+/// Puts CRDs, namespace and everything of the chart but its Deployments on the control plane: those two programs run as
+/// processes here.
+pub async fn install(plane: &ControlPlane) -> Result<()> {
+    let root = workspace_root();
+    plane
+        .kubectl_ok(&[
+            "apply",
+            "--server-side",
+            "-f",
+            &root.join("crds").to_string_lossy(),
+        ])
+        .await?;
+    plane
+        .kubectl_ok(&[
+            "wait",
+            "--for=condition=Established",
+            "--timeout=20s",
+            "crd",
+            "--all",
+        ])
+        .await?;
+    plane.kubectl_ok(&["create", "namespace", NAMESPACE]).await?;
+    let rendered = Command::new(control_plane_binary("helm")?)
+        .args(["template", "operator"])
+        .arg(root.join("charts/bottlerocket-update-operator"))
+        .args(["--namespace", NAMESPACE, "--kube-version", "1.36.3"])
+        .output()
+        .await?;
+    ensure!(
+        rendered.status.success(),
+        "helm template failed: {}",
+        String::from_utf8_lossy(&rendered.stderr)
+    );
+    let text = String::from_utf8(rendered.stdout)?;
+    let kept: Vec<&str> = text
+        .split("\n---")
+        .filter(|object| !object.contains("\nkind: Deployment\n"))
+        .collect();
+    apply(plane, &kept.join("\n---")).await
+}
+
+/// `kubectl apply` of a text.
+pub async fn apply(plane: &ControlPlane, yaml: &str) -> Result<()> {
+    let mut child = Command::new(control_plane_binary("kubectl")?)
+        .env("KUBECONFIG", plane.kubeconfig_file())
+        .args(["apply", "-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+    stdin.write_all(yaml.as_bytes()).await?;
+    drop(stdin);
+    let output = child.wait_with_output().await?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr).trim()
+    );
+    Ok(())
+}
+
+impl Operator {
+    /// Starts apiserver and controller of an installed operator, and waits until they are ready.
+    pub async fn start(plane: &ControlPlane, options: &Options) -> Result<Self> {
+        let mut packages = vec!["apiserver", "controller"];
+        if options.agents == Agents::Processes {
+            packages.push("agent");
+        }
+        let binaries = tokio::task::spawn_blocking(move || ensure_built(&packages)).await??;
+        let directory = plane.directory().to_owned();
+        let authority = Authority::new("brupop")?;
+        let ca_file = directory.join("operator-ca.crt");
+        std::fs::write(&ca_file, authority.pem())?;
+        let names = service_names(NAMESPACE, "brupop-update-apiserver");
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        let tls = authority
+            .server(&names)?
+            .write(&directory, "operator-apiserver")?;
+
+        let mut apiserver = apiserver_recipe(plane, &binaries, &tls, options).await?.spawn()?;
+        let apiserver_ready = address_file(&directory, "apiserver-health");
+        ready(&mut apiserver, &apiserver_ready).await?;
+        let address = std::fs::read_to_string(address_file(&directory, "apiserver"))?;
+        let mut controller = controller_recipe(plane, &binaries, options).await?.spawn()?;
+        ready(&mut controller, &address_file(&directory, "controller-health")).await?;
+        let launcher = launcher(options, &binaries, format!("https://{}", address.trim()), ca_file);
+        Ok(Self {
+            controller,
+            apiserver,
+            launcher,
+        })
+    }
+
+    /// Starts an agent for a pod of the DaemonSet.
+    pub fn launcher(&self) -> AgentLauncher {
+        Arc::clone(&self.launcher)
+    }
+
+    /// Ends both programs in good order; fails where one does not end well.
+    pub async fn stop(&mut self) -> Result<()> {
+        for process in [&mut self.controller, &mut self.apiserver] {
+            let status = process.stop(PATIENCE).await?;
+            if !status.success() {
+                bail!(
+                    "{} ended with {status}\n{}",
+                    process.recipe().name,
+                    process.log_tail()
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+fn address_file(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.address"))
+}
+
+async fn apiserver_recipe(
+    plane: &ControlPlane,
+    binaries: &Path,
+    tls: &CertificateFiles,
+    options: &Options,
+) -> Result<Recipe> {
+    let directory = plane.directory();
+    let kubeconfig = plane
+        .kubeconfig_for_service_account(NAMESPACE, "brupop-update-apiserver")
+        .await?;
+    // A free port that stays the same when the process is started again, as a Service's address would.
+    let port = crate::process::free_port()?;
+    let flags = [
+        format!("--namespace={NAMESPACE}"),
+        format!("--listen=127.0.0.1:{port}"),
+        format!(
+            "--listen-address-file={}",
+            address_file(directory, "apiserver").display()
+        ),
+        "--health-listen=127.0.0.1:0".to_owned(),
+        format!(
+            "--health-address-file={}",
+            address_file(directory, "apiserver-health").display()
+        ),
+        format!("--tls-cert-file={}", tls.certificate.display()),
+        format!("--tls-key-file={}", tls.key.display()),
+    ];
+    let recipe = Recipe::new("operator-apiserver", binaries.join("apiserver"), directory);
+    Ok(recipe
+        .env("KUBECONFIG", kubeconfig)
+        .args(flags)
+        .args(&options.apiserver_flags))
+}
+
+async fn controller_recipe(plane: &ControlPlane, binaries: &Path, options: &Options) -> Result<Recipe> {
+    let directory = plane.directory();
+    let kubeconfig = plane
+        .kubeconfig_for_service_account(NAMESPACE, "brupop-update-controller")
+        .await?;
+    let flags = [
+        format!("--namespace={NAMESPACE}"),
+        "--health-listen=127.0.0.1:0".to_owned(),
+        format!(
+            "--health-address-file={}",
+            address_file(directory, "controller-health").display()
+        ),
+    ];
+    let quick: &[&str] = if options.production_delays {
+        &[]
+    } else {
+        &QUICK_CONTROLLER
+    };
+    // A flag given twice would be refused: the caller's wins.
+    let name = |flag: &str| flag.split('=').next().unwrap_or_default().to_owned();
+    let given: Vec<String> = options.controller_flags.iter().map(|flag| name(flag)).collect();
+    let quick = quick.iter().filter(|flag| !given.contains(&name(flag)));
+    let recipe = Recipe::new("operator-controller", binaries.join("controller"), directory);
+    Ok(recipe
+        .env("KUBECONFIG", kubeconfig)
+        .args(flags)
+        .args(quick)
+        .args(&options.controller_flags))
+}
+
+/// Waits until `/readyz` answers 200 at the address that the process has written.
+async fn ready(process: &mut Process, address_file: &Path) -> Result<()> {
+    let file = address_file.to_owned();
+    process
+        .wait_ready(READY_WITHIN, move || {
+            let file = file.clone();
+            async move {
+                let Ok(address) = std::fs::read_to_string(&file) else {
+                    return false;
+                };
+                get(address.trim(), "/readyz")
+                    .await
+                    .is_ok_and(|(status, _)| status == 200)
+            }
+        })
+        .await
+}
+
+/// A plain HTTP GET; status and body.
+pub async fn get(address: &str, path: &str) -> Result<(u16, String)> {
+    use http_body_util::BodyExt as _;
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+    let connection = tokio::spawn(connection);
+    let request = hyper::Request::get(path)
+        .header("host", address)
+        .body(http_body_util::Empty::<hyper::body::Bytes>::new())?;
+    let response = sender.send_request(request).await?;
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await?.to_bytes();
+    connection.abort();
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+fn launcher(options: &Options, binaries: &Path, server_url: String, ca_file: PathBuf) -> AgentLauncher {
+    let quick = !options.production_delays;
+    match options.agents {
+        Agents::Processes => real_process(binaries.join("agent"), move |spec| {
+            let args = agent_args(spec, &server_url, &ca_file, quick);
+            (args.into_iter().map(Into::into).collect(), Vec::new())
+        }),
+        Agents::Tasks => in_process(move |spec| {
+            let mut args = vec!["agent".to_owned()];
+            args.extend(agent_args(&spec, &server_url, &ca_file, quick));
+            async move {
+                // The same flags as for a process: there is no shortcut in here.
+                let config = <agent::Config as clap::Parser>::try_parse_from(args)?;
+                agent::run(config, spec.shutdown).await.context("the agent ended")
+            }
+        }),
+    }
+}
+
+fn agent_args(spec: &AgentSpec, server_url: &str, ca_file: &Path, quick: bool) -> Vec<String> {
+    let mut args = vec![
+        format!("--node-name={}", spec.node_name),
+        format!("--api-socket={}", spec.api_socket.display()),
+        format!("--boot-id-file={}", spec.boot_id_file.display()),
+        format!("--server-url={server_url}"),
+        format!("--server-ca-file={}", ca_file.display()),
+        format!("--token-file={}", spec.token_file.display()),
+    ];
+    if quick {
+        args.extend(
+            QUICK_AGENT
+                .iter()
+                .map(|(flag, value)| format!("--{flag}={value}")),
+        );
+    }
+    args
+}

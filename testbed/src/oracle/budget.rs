@@ -1,0 +1,101 @@
+//! S1: no grant takes the unavailable nodes above a limit. Our own grants count absolutely, other nodes as far as the
+//! operator must know of them.
+
+use api::ledger::{Grant, MAX_GRANTS, UpdateLedgerSpec};
+
+use super::changes::LedgerChange;
+use super::{Check, Moment, Promise, Report};
+
+pub(super) struct Budget;
+
+impl Check for Budget {
+    fn ledger(&mut self, now: &Moment<'_>, change: &LedgerChange, report: &mut Report) {
+        let Some(after) = &change.after else {
+            return;
+        };
+        for (_, grant) in &change.made {
+            check_plan(now, after, grant, report);
+            check_wave(now, after, grant, report);
+        }
+        if !change.made.is_empty() && after.grants.len() > MAX_GRANTS {
+            report.add(
+                Promise::S1,
+                now.at,
+                format!("{} grants, more than the ledger may hold", after.grants.len()),
+            );
+        }
+    }
+}
+
+fn check_plan(now: &Moment<'_>, ledger: &UpdateLedgerSpec, made: &Grant, report: &mut Report) {
+    let Some(plan) = now.case.plan_of(made) else {
+        return;
+    };
+    let matched = now.tracks.matched(now.case, plan, now.state);
+    let granted = ledger
+        .grants
+        .values()
+        .filter(|grant| grant.plan == made.plan)
+        .count();
+    let others = matched.iter().filter(|(uid, node)| {
+        let known = now.tracks.known_unavailable(node, now.at) && now.tracks.known_labels(node, now.at);
+        known && !ledger.grants.contains_key(*uid) && now.state.is_live(node, uid)
+    });
+    let others: Vec<&str> = others.map(|(_, node)| node.as_str()).collect();
+    let limit = plan.spec.max_unavailable.at_most(matched.len());
+    if granted + others.len() > limit {
+        let message = format!(
+            "node {} was granted: {granted} granted and {} otherwise unavailable ({}) of {} nodes, limit {limit}",
+            made.node,
+            others.len(),
+            others.join(", "),
+            matched.len()
+        );
+        report.add(Promise::S1, now.at, message);
+    }
+}
+
+/// Which nodes a wave will take is not known before they are granted. So its size is taken as the largest that it can
+/// be, and of the nodes that are unavailable for other reasons only those count that were granted in it before.
+fn check_wave(now: &Moment<'_>, ledger: &UpdateLedgerSpec, made: &Grant, report: &mut Report) {
+    let Some(plan) = now.case.plan_of(made) else {
+        return;
+    };
+    let Some(wave) = plan.spec.waves.iter().find(|wave| wave.name == made.wave) else {
+        return;
+    };
+    let Some(limit) = wave.max_unavailable else {
+        return;
+    };
+    let run = now.tracks.run(&made.plan, &made.run);
+    let recorded = run.members.get(&made.wave).cloned().unwrap_or_default();
+    let size = ledger
+        .plans
+        .get(&made.plan)
+        .and_then(|entry| entry.wave_sizes.get(&made.wave));
+    let largest = match size {
+        Some(size) => recorded.len().max(*size as usize),
+        None => {
+            let matched = now.tracks.matched(now.case, plan, now.state);
+            matched
+                .keys()
+                .filter(|uid| run.wave_of(uid).is_none_or(|other| other == made.wave))
+                .count()
+        }
+    };
+    let of_wave =
+        |grant: &&Grant| (&grant.plan, &grant.run, &grant.wave) == (&made.plan, &made.run, &made.wave);
+    let granted = ledger.grants.values().filter(of_wave).count();
+    let others = recorded.iter().filter(|(uid, node)| {
+        let live = now.state.is_live(node, uid);
+        live && now.tracks.known_unavailable(node, now.at) && !ledger.grants.contains_key(*uid)
+    });
+    let (others, limit) = (others.count(), limit.at_most(largest));
+    if granted + others > limit {
+        let message = format!(
+            "node {} was granted: {granted} of wave {} granted and {others} otherwise unavailable, limit {limit}",
+            made.node, made.wave
+        );
+        report.add(Promise::S1, now.at, message);
+    }
+}

@@ -1,0 +1,10 @@
+//! For every promise: a clean run in which nothing is found, and the same with one thing planted, which is.
+
+mod after;
+mod before;
+mod grants;
+mod order;
+mod reboot;
+mod steps;
+mod story;
+mod whole;

@@ -1,0 +1,290 @@
+//! What has to be remembered from revision to revision.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use api::{
+    BottlerocketShadow, UpdatePlan,
+    ledger::Grant,
+    shadow::{FailureReason, NodeState},
+};
+use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::Node;
+
+use super::case::Case;
+use super::changes::LedgerChange;
+use super::nodes::{is_available, is_ready, owner_uid};
+use super::runs::{Failures, Run, RunKey};
+use super::{STALE, selectors};
+use crate::history::{Change, Pair, State, Step, key};
+
+/// A live node's condition.
+#[derive(Debug)]
+struct Condition {
+    uid: String,
+    labels: Option<BTreeMap<String, String>>,
+    labels_since: DateTime<Utc>,
+    unavailable_since: Option<DateTime<Utc>>,
+    ready_since: Option<DateTime<Utc>>,
+}
+
+/// What has to be remembered.
+#[derive(Debug, Default)]
+pub struct Tracks {
+    nodes: BTreeMap<String, Condition>,
+    /// Nodes as they were until not long ago.
+    superseded: Vec<(DateTime<Utc>, Arc<Node>)>,
+    runs: BTreeMap<RunKey, Run>,
+    /// Grants of a ledger that was deleted: where they come back, they are not new.
+    lost: BTreeMap<String, Grant>,
+    /// When each node's last grant was released, by UID.
+    last_release_of: BTreeMap<String, DateTime<Utc>>,
+    nothing: Run,
+}
+
+impl Tracks {
+    /// What the first state tells.
+    #[must_use]
+    pub fn new(case: &Case<'_>, initial: &State) -> Self {
+        let mut tracks = Self::default();
+        for node in initial.nodes.values() {
+            tracks.note_node(DateTime::<Utc>::MIN_UTC, node);
+        }
+        for (uid, grant) in initial
+            .ledger(&case.expectations.namespace)
+            .iter()
+            .flat_map(|l| &l.spec.grants)
+        {
+            tracks.note_grant(uid, grant);
+        }
+        tracks
+    }
+
+    /// What a change did to the grants; none where it is no change of the ledger.
+    #[must_use]
+    pub fn ledger_change(&self, case: &Case<'_>, change: &Change) -> Option<LedgerChange> {
+        LedgerChange::of(change, &case.expectations.namespace, &self.lost)
+    }
+
+    /// Remembers one revision.
+    pub fn update(&mut self, case: &Case<'_>, step: &Step<'_>, ledger: Option<&LedgerChange>) {
+        let now = step.state.at;
+        self.superseded.retain(|(until, _)| *until >= now - STALE);
+        match &step.change {
+            Change::Node(pair) => {
+                self.superseded
+                    .extend(pair.before.iter().map(|node| (now, node.clone())));
+                match (&pair.before, &pair.after) {
+                    (_, Some(node)) => self.note_node(now, node),
+                    (Some(node), None) => {
+                        self.nodes.remove(&key(node.as_ref()));
+                    }
+                    (None, None) => {}
+                }
+            }
+            Change::Shadow(pair) => {
+                self.note_finish(pair, step.state);
+                let spec = pair
+                    .after
+                    .as_ref()
+                    .map(|shadow| (&shadow.spec, owner_uid(shadow)));
+                if let Some((spec, Some(uid))) = spec
+                    && let (Some(plan), Some(run)) = (&spec.plan, &spec.run)
+                    && let Some(plan) = step
+                        .state
+                        .plans
+                        .get(plan)
+                        .and_then(|plan| plan.metadata.uid.clone())
+                    && let Some(failure) = &spec.failure
+                {
+                    let name = step
+                        .state
+                        .node_of_uid(uid)
+                        .map(|node| key(node.as_ref()))
+                        .unwrap_or_default();
+                    let failures = self.failures((plan, run.clone()), uid, &name, failure.reason);
+                    failures.told = failures.told.max(failure.count);
+                }
+            }
+            _ => {}
+        }
+        if let Some(ledger) = ledger {
+            self.note_ledger(case, step.state, ledger);
+        }
+    }
+
+    fn note_ledger(&mut self, case: &Case<'_>, state: &State, change: &LedgerChange) {
+        if change.after.is_none() {
+            self.lost = change
+                .before
+                .as_ref()
+                .map(|before| before.grants.clone())
+                .unwrap_or_default();
+            return;
+        }
+        for (uid, grant) in state
+            .ledger(&case.expectations.namespace)
+            .iter()
+            .flat_map(|l| &l.spec.grants)
+        {
+            self.lost.remove(uid);
+            self.note_grant(uid, grant);
+        }
+        for (uid, grant) in &change.made {
+            let run = self
+                .runs
+                .entry((grant.plan.clone(), grant.run.clone()))
+                .or_default();
+            *run.granted.entry(uid.clone()).or_default() += 1;
+        }
+        for (uid, grant) in &change.released {
+            self.last_release_of.insert(uid.clone(), state.at);
+            let run = (grant.plan.clone(), grant.run.clone());
+            if LedgerChange::succeeded(uid, grant, state) {
+                *self
+                    .runs
+                    .entry(run.clone())
+                    .or_default()
+                    .updated
+                    .entry(grant.wave.clone())
+                    .or_default() += 1;
+            }
+            if let Some(reason) = grant.ending.as_ref().and_then(|ending| ending.failure) {
+                self.failures(run, uid, &grant.node, reason).released += 1;
+            }
+        }
+    }
+
+    fn note_finish(&mut self, pair: &Pair<BottlerocketShadow>, state: &State) {
+        if let (Some(before), Some(after)) = (&pair.before, &pair.after)
+            && before.spec.state != NodeState::Idle
+            && after.spec.state == NodeState::Idle
+            && let (Some(plan), Some(run), Some(wave)) = (&after.spec.plan, &after.spec.run, &after.spec.wave)
+            && let Some(plan) = state.plans.get(plan).and_then(|plan| plan.metadata.uid.clone())
+        {
+            self.runs
+                .entry((plan, run.clone()))
+                .or_default()
+                .finished
+                .insert(wave.clone(), state.at);
+        }
+    }
+
+    fn note_grant(&mut self, uid: &str, grant: &Grant) {
+        let run = self
+            .runs
+            .entry((grant.plan.clone(), grant.run.clone()))
+            .or_default();
+        run.members
+            .entry(grant.wave.clone())
+            .or_default()
+            .insert(uid.to_owned(), grant.node.clone());
+    }
+
+    fn failures(&mut self, run: RunKey, uid: &str, node: &str, reason: FailureReason) -> &mut Failures {
+        let run = self.runs.entry(run).or_default();
+        let first = || Failures {
+            node: node.to_owned(),
+            reason,
+            released: 0,
+            told: 0,
+        };
+        let failures = run.failed.entry(uid.to_owned()).or_insert_with(first);
+        failures.reason = reason;
+        failures
+    }
+
+    fn note_node(&mut self, now: DateTime<Utc>, node: &Node) {
+        let uid = node.metadata.uid.clone().unwrap_or_default();
+        let before = self.nodes.remove(&key(node)).filter(|before| before.uid == uid);
+        let labels = node.metadata.labels.clone();
+        let since = |holds: bool, before: Option<DateTime<Utc>>| holds.then(|| before.unwrap_or(now));
+        let condition = Condition {
+            uid,
+            labels_since: before
+                .as_ref()
+                .filter(|b| b.labels == labels)
+                .map_or(now, |b| b.labels_since),
+            labels,
+            unavailable_since: since(
+                !is_available(node),
+                before.as_ref().and_then(|b| b.unavailable_since),
+            ),
+            ready_since: since(is_ready(node), before.as_ref().and_then(|b| b.ready_since)),
+        };
+        self.nodes.insert(key(node), condition);
+    }
+
+    /// Since when the live node of this name is Ready without interruption.
+    #[must_use]
+    pub fn ready_since(&self, node: &str) -> Option<DateTime<Utc>> {
+        self.nodes.get(node)?.ready_since
+    }
+
+    /// Whether the operator must know by now that the node is unavailable.
+    #[must_use]
+    pub fn known_unavailable(&self, node: &str, now: DateTime<Utc>) -> bool {
+        self.nodes
+            .get(node)
+            .and_then(|c| c.unavailable_since)
+            .is_some_and(|since| since <= now - STALE)
+    }
+
+    /// Whether the node has had its labels for so long that the operator must know them.
+    #[must_use]
+    pub fn known_labels(&self, node: &str, now: DateTime<Utc>) -> bool {
+        self.was_there(node, now - STALE)
+    }
+
+    /// Whether the node has been so, as far as its labels say, since this time.
+    #[must_use]
+    pub fn was_there(&self, node: &str, then: DateTime<Utc>) -> bool {
+        self.nodes
+            .get(node)
+            .is_some_and(|condition| condition.labels_since <= then)
+    }
+
+    /// Whether a grant of the node was released not long ago.
+    #[must_use]
+    pub fn released_lately(&self, uid: &str, now: DateTime<Utc>) -> bool {
+        self.last_release_of
+            .get(uid)
+            .is_some_and(|until| *until >= now - STALE)
+    }
+
+    /// Whether a live or lately live node has this UID.
+    #[must_use]
+    pub fn lived_lately(&self, uid: &str, state: &State) -> bool {
+        let lately = self
+            .superseded
+            .iter()
+            .filter(|(until, _)| *until >= state.at - STALE);
+        state.node_of_uid(uid).is_some()
+            || lately
+                .clone()
+                .any(|(_, node)| node.metadata.uid.as_deref() == Some(uid))
+    }
+
+    /// The nodes that the plan owns, by UID with their names, as anyone may have seen them who is not out of date.
+    #[must_use]
+    pub fn matched(&self, case: &Case<'_>, plan: &UpdatePlan, state: &State) -> BTreeMap<String, String> {
+        let live = state.nodes.values();
+        let lately = self
+            .superseded
+            .iter()
+            .filter(|(until, _)| *until >= state.at - STALE)
+            .map(|(_, node)| node);
+        live.chain(lately)
+            .filter(|node| selectors::owned_by(plan, node, state, &case.expectations.namespace))
+            .map(|node| (node.metadata.uid.clone().unwrap_or_default(), key(node.as_ref())))
+            .collect()
+    }
+
+    /// What a run has come to so far.
+    #[must_use]
+    pub fn run(&self, plan: &str, run: &str) -> &Run {
+        self.runs
+            .get(&(plan.to_owned(), run.to_owned()))
+            .unwrap_or(&self.nothing)
+    }
+}
