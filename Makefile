@@ -1,0 +1,48 @@
+# Everything a person or CI runs. `make help` lists it.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+TOOLS := $(CURDIR)/.tools/bin
+CHART := charts/bottlerocket-update-operator
+
+.PHONY: help
+help: ## List these targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: tools
+tools: ## Build the control plane that tests and demo run on (from Go modules, cached in .tools/)
+	@testbed/tools/build.sh
+
+.PHONY: build
+build: tools
+	@cargo build --workspace --bins
+
+.PHONY: demo
+demo: build ## Roll an example plan out on a real control plane; KEEP=1 leaves it up
+	@cargo run --quiet -p testbed --bin demo -- $(if $(KEEP),--keep)
+
+.PHONY: test
+test: build ## Run every test, on a real control plane
+	@testbed/tools/test.sh
+
+.PHONY: lint
+lint: ## Formatting, clippy, generated files, licences and bans
+	@cargo fmt --all --check
+	@cargo clippy --workspace --all-targets -- --deny warnings
+	@cargo run --quiet -p api --example crds -- --check crds $(CHART)/crds
+	@testbed/tools/deny.sh
+
+.PHONY: crds
+crds: ## Write crds/ and the chart's copy from the types in api/
+	@cargo run --quiet -p api --example crds -- crds $(CHART)/crds
+
+.PHONY: manifest
+manifest: tools ## Write dist/manifest.yaml: CRDs and chart in one file for kubectl apply
+	@mkdir -p dist
+	@$(TOOLS)/helm template bottlerocket-update-operator $(CHART) --namespace brupop-bottlerocket-aws --include-crds --kube-version 1.36.3 > dist/manifest.yaml
+	@echo "dist/manifest.yaml: $$(grep -c '^kind:' dist/manifest.yaml) objects"
+
+.PHONY: mutants
+mutants: ## Break each guarantee on purpose and see a test fail; prints "killed N of N"
+	@mutants/run.sh

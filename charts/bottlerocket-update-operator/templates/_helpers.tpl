@@ -1,0 +1,25 @@
+{{- define "operator.labels" -}}
+app.kubernetes.io/name: bottlerocket-update-operator
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "operator.selector" -}}
+app.kubernetes.io/name: bottlerocket-update-operator
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "operator.image" -}}
+image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.AppVersion }}"
+imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- end }}
+
+{{- define "operator.restricted" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsNonRoot: true
+runAsUser: 65532
+capabilities: {drop: [ALL]}
+seccompProfile: {type: RuntimeDefault}
+{{- end }}

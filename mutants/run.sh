@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# Breaks each guarantee on purpose, one patch at a time, and runs the tests that are to notice.
+#
+#   mutants/run.sh [PATCH...]      all of mutants/*.patch when none is named
+#
+# A patch begins with two lines: what it breaks, and the test command that must fail. One that no longer applies is a
+# failure: the guard it was aimed at has moved, and nobody knows whether it is still tested.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+patches=("$@")
+((${#patches[@]})) || patches=(mutants/*.patch)
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --no-dereference -t "$work"
+export CARGO_TARGET_DIR=$PWD/target/mutants TESTBED_TOOLS=$PWD/.tools/bin
+killed=0
+for patch in "${patches[@]}"; do
+  name=$(basename "$patch" .patch)
+  breaks=$(sed -n '1s/^breaks: //p' "$patch")
+  command=$(sed -n '2s/^killed by: //p' "$patch")
+  if [[ -z $breaks || -z $command ]]; then
+    echo "INVALID   $name: its first two lines must be 'breaks: ...' and 'killed by: ...'"
+  elif ! patch --dir "$work" --strip 1 --forward --fuzz 0 --quiet --dry-run <"$patch" >/dev/null; then
+    echo "STALE     $name: no longer applies"
+  else
+    patch --dir "$work" --strip 1 --forward --fuzz 0 --quiet <"$patch"
+    # What does not even compile proves nothing about the tests.
+    if ! (cd "$work" && eval "$command --no-run") >"$work/log" 2>&1; then
+      echo "INVALID   $name: does not compile"
+      tail -n 20 "$work/log"
+    elif (cd "$work" && eval "$command") >"$work/log" 2>&1; then
+      echo "SURVIVED  $name: $breaks"
+    else
+      killed=$((killed + 1))
+      echo "killed    $name: $breaks"
+    fi
+    patch --dir "$work" --strip 1 --reverse --quiet <"$patch"
+  fi
+done
+echo "killed $killed of ${#patches[@]}"
+((killed == ${#patches[@]}))
