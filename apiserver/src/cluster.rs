@@ -1,6 +1,6 @@
 //! Every call to the Kubernetes API. Reads carry no resourceVersion, so each is as fresh as a quorum read.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use api::{
@@ -18,6 +18,7 @@ use kube::{
     core::PartialObjectMeta,
 };
 use serde_json::json;
+use tokio::sync::{Mutex, MutexGuard};
 
 use crate::config::Config;
 
@@ -76,6 +77,7 @@ pub struct Cluster {
     client: Client,
     namespace: String,
     timeout: Duration,
+    swapping: Arc<Mutex<()>>,
 }
 
 impl Cluster {
@@ -86,7 +88,14 @@ impl Cluster {
             client,
             namespace: config.namespace.clone(),
             timeout: config.client_request_timeout,
+            swapping: Arc::default(),
         }
+    }
+
+    /// A turn to change the ledger. Where many nodes ask at once, requests of this process would make each other's
+    /// swaps fail; what other processes change the swap itself finds out.
+    pub async fn turn_to_swap(&self) -> MutexGuard<'_, ()> {
+        self.swapping.lock().await
     }
 
     async fn within<T>(&self, call: impl Future<Output = kube::Result<T>> + Send) -> Result<T, CallError> {

@@ -93,6 +93,7 @@ pub async fn give(
     request: &PermitRequest,
 ) -> Result<PermitResponse, Rejection> {
     validate(request)?;
+    let _turn = cluster.turn_to_swap().await;
     for _ in 0..ATTEMPTS {
         // The ledger is read first: if it is unchanged at the swap, then nothing was withdrawn since before the
         // node was looked at.
