@@ -67,8 +67,9 @@ pub struct Timings {
     /// How long Bottlerocket's socket may refuse connections until the agent ends, to be started again.
     #[arg(long, env = "BRUPOP_SOCKET_REFUSED_EXIT", value_parser = delay, default_value = "60s")]
     pub socket_refused_exit: Duration,
-    /// How long the node may stay up after a reboot call until that counts as a failure.
-    #[arg(long, env = "BRUPOP_REBOOT_TIMEOUT", value_parser = delay, default_value = "60s")]
+    /// How long the node may stay up after a reboot call until that counts as a failure. Long, since what comes of it is
+    /// undone, and a machine that shuts down slowly must not be.
+    #[arg(long, env = "BRUPOP_REBOOT_TIMEOUT", value_parser = delay, default_value = "15m")]
     pub reboot_timeout: Duration,
     /// When a refused reboot permit is asked for again.
     #[arg(long, env = "BRUPOP_PERMIT_RETRY", value_parser = delay, default_value = "5s")]
@@ -105,7 +106,7 @@ impl Default for Timings {
             refresh_timeout: seconds(300),
             request_timeout: seconds(20),
             socket_refused_exit: seconds(60),
-            reboot_timeout: seconds(60),
+            reboot_timeout: seconds(900),
             permit_retry: seconds(5),
             permit_retry_closed: seconds(60),
             reconnect_base: seconds(1),

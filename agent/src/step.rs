@@ -272,20 +272,25 @@ impl<'a> Look<'a> {
                 }
                 Update::Status(_) | Update::Uninitialised => {}
             }
-            if let Some(found) = &self.facts.settings {
-                let version_lock = if self.is_our_lock(&found.version_lock) {
-                    &saved.version_lock
-                } else {
-                    &found.version_lock
-                };
-                let back = Settings {
-                    version_lock: version_lock.clone(),
-                    // We only ever set it to true.
-                    ignore_waves: found.ignore_waves && saved.ignore_waves,
-                };
-                if *found != back {
-                    return Step::Call(Call::ChangeSettings(back));
+            let Some(found) = &self.facts.settings else {
+                if self.has_failed() {
+                    return self.poll();
                 }
+                let message = "cannot be undone yet: the settings cannot be read".to_owned();
+                return self.fail(FailureReason::StageFailed, message);
+            };
+            let version_lock = if self.is_our_lock(&found.version_lock) {
+                &saved.version_lock
+            } else {
+                &found.version_lock
+            };
+            let back = Settings {
+                version_lock: version_lock.clone(),
+                // We only ever set it to true.
+                ignore_waves: found.ignore_waves && saved.ignore_waves,
+            };
+            if *found != back {
+                return Step::Call(Call::ChangeSettings(back));
             }
         }
         match self.report(report::undone(self.known(), self.facts, self.spec, self.now)) {

@@ -69,6 +69,13 @@ pub struct PlanEntry {
     /// openWave: index of the last wave that has been started in this run.
     #[serde(default)]
     pub open_wave: u32,
+    /// openWaveName: its name, which tells whether an edit has moved it. Empty: the first wave.
+    #[serde(default)]
+    pub open_wave_name: String,
+    /// failed: UIDs of the nodes that failed in this run after their retries, as the threshold counts them: also of
+    /// those that are gone by now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<String>,
 }
 
 /// How far a grant is.
@@ -414,6 +421,8 @@ mod tests {
             halted: false,
             wave_sizes: BTreeMap::new(),
             open_wave: 0,
+            open_wave_name: String::new(),
+            failed: Vec::new(),
         };
         let mut ledger = UpdateLedgerSpec {
             plans: [("plan-uid".into(), entry)].into(),

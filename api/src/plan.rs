@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    quantity::{IntOrPercent, Span},
+    quantity::{IntOrPercent, Span, at_most, within},
     shadow::FailureReason,
 };
 
@@ -50,7 +50,7 @@ pub struct UpdatePlanSpec {
     /// targetVersion: the exact version that every matched node is to run, such as `1.21.0`, without a leading
     /// `v`. Changing it starts a new run. A node that runs a newer version is left alone.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new(r"self.matches('^[0-9]+[.][0-9]+[.][0-9]+(-[0-9A-Za-z.-]+)?$')")
+    #[x_kube(validation = Rule::new(r"self.matches('^(0|[1-9][0-9]{0,8})([.](0|[1-9][0-9]{0,8})){2}(-[0-9A-Za-z.-]+)?$')")
         .message(Message::Expression(
             r#"'targetVersion "' + self + '" is not a version: give it in full and without a leading v, such as 1.21.0'"#.into()))
         .reason(Reason::FieldValueInvalid))]
@@ -69,14 +69,13 @@ pub struct UpdatePlanSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new("self.all(x, self.exists_one(y, y.name == x.name))")
-        .message("maintenanceWindows must have different names").reason(Reason::FieldValueDuplicate))]
+        .message("maintenanceWindows must have different names").reason(Reason::FieldValueInvalid))]
     pub maintenance_windows: Vec<MaintenanceWindow>,
 
     /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring. No node is granted
     /// that would not finish before the window closes. Default 20m; 1s to 24h.
     #[serde(default = "twenty_minutes")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("expectedNodeDuration must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("expectedNodeDuration", "1s", "24h"))]
     pub expected_node_duration: Span,
 
     /// maxUnavailable: how many of the matched nodes may be unavailable at once, for whatever reason: a number, or
@@ -90,7 +89,7 @@ pub struct UpdatePlanSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new("self.all(x, self.exists_one(y, y.name == x.name))")
-        .message("waves must have different names").reason(Reason::FieldValueDuplicate))]
+        .message("waves must have different names").reason(Reason::FieldValueInvalid))]
     #[x_kube(validation = Rule::new("size(self) == 0 || (!has(self[size(self) - 1].size) && !has(self[size(self) - 1].nodeSelector))")
         .message("waves must end with one that takes the rest: remove size and nodeSelector from the last wave, or add {name: rest}")
         .reason(Reason::FieldValueInvalid))]
@@ -128,7 +127,7 @@ pub struct UpdatePlanSpec {
 #[x_kube(validation = Rule::new("!has(self.timeZone) || has(self.schedule)")
     .message("timeZone is for schedule; start and end carry their own offset").reason(Reason::FieldValueForbidden))]
 #[x_kube(validation = Rule::new("!has(self.start) || !has(self.end) || self.start < self.end")
-    .message("end must be after start").reason(Reason::FieldValueInvalid))]
+    .message("end must be after start").reason(Reason::FieldValueInvalid).field_path(".end"))]
 #[serde(rename_all = "camelCase")]
 pub struct MaintenanceWindow {
     /// name: names the window in status and messages.
@@ -157,16 +156,17 @@ pub struct MaintenanceWindow {
 
     /// duration: how long the window stays open, in elapsed time. 1s to 8760h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('8760h')")
-        .message("duration must be from 1s to 8760h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("duration", "1s", "8760h"))]
     pub duration: Option<Span>,
 
     /// start: when a one-off window opens, with offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = INSTANT))]
     pub start: Option<DateTime<Utc>>,
 
     /// end: when a one-off window closes, with offset; the instant itself is outside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("pattern" = INSTANT))]
     pub end: Option<DateTime<Utc>>,
 }
 
@@ -199,8 +199,7 @@ pub struct Wave {
     /// soak: how long the wave is watched after its last node, in wall time, before the next starts. An unhealthy
     /// node counts as a failure. Default 0s; at most 720h.
     #[serde(default = "no_time")]
-    #[x_kube(validation = Rule::new("duration(self) <= duration('720h')")
-        .message("soak must be at most 720h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("soak", "0s", "720h"))]
     pub soak: Span,
 }
 
@@ -212,26 +211,24 @@ pub struct Drain {
     /// timeout: how long evictions are tried, from the cordon on. Over: the attempt has failed, the node is
     /// uncordoned. Default 15m; 1s to 24h.
     #[serde(default = "fifteen_minutes")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("drain.timeout must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("drain.timeout", "1s", "24h"))]
     pub timeout: Span,
 }
 
 /// What healthy means after the reboot.
 #[derive(KubeSchema, Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[x_kube(crates(kube_core = "::kube_core"))]
+#[x_kube(validation = at_most("minReady", "timeout"))]
 #[serde(rename_all = "camelCase")]
 pub struct Monitoring {
     /// minReady: how long the node must stay Ready on the target, without interruption. Default 1m; at most 24h.
     #[serde(default = "one_minute")]
-    #[x_kube(validation = Rule::new("duration(self) <= duration('24h')")
-        .message("monitoring.minReady must be at most 24h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("monitoring.minReady", "0s", "24h"))]
     pub min_ready: Span,
 
     /// timeout: how long it may take to be so, from the boot on. Default 15m; 1s to 24h, and at least minReady.
     #[serde(default = "fifteen_minutes")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("monitoring.timeout must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("monitoring.timeout", "1s", "24h"))]
     pub timeout: Span,
 }
 
@@ -258,16 +255,17 @@ pub struct FailurePolicy {
 pub struct Timeouts {
     /// stage: from the grant until the image is downloaded and activated. Default 30m; 1s to 24h.
     #[serde(default = "thirty_minutes")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("timeouts.stage must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("timeouts.stage", "1s", "24h"))]
     pub stage: Span,
 
     /// reboot: from the reboot permit until the node is Ready on the target. Default 15m; 1s to 24h.
     #[serde(default = "fifteen_minutes")]
-    #[x_kube(validation = Rule::new("duration(self) >= duration('1s') && duration(self) <= duration('24h')")
-        .message("timeouts.reboot must be from 1s to 24h").reason(Reason::FieldValueInvalid))]
+    #[x_kube(validation = within("timeouts.reboot", "1s", "24h"))]
     pub reboot: Span,
 }
+
+/// Narrower than Kubernetes' own `date-time`, which takes offsets that chrono does not.
+const INSTANT: &str = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,9})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$";
 
 const fn no_time() -> Span {
     Span::seconds(0)

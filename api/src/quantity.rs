@@ -3,6 +3,7 @@
 use std::{borrow::Cow, fmt, str::FromStr};
 
 use chrono::TimeDelta;
+use kube_core::{Message, Reason, Rule};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -111,12 +112,40 @@ impl JsonSchema for Span {
             "type": "string",
             "maxLength": 16,
             "x-kubernetes-validations": [{
-                "rule": r"self.matches('^([0-9]+([.][0-9]+)?(ms|s|m|h))+$') && duration(self) <= duration('10000h')",
+                "rule": format!("{IS_SPAN} && duration(self) <= duration('10000h')"),
                 "message": "must be a duration of hours, minutes and seconds such as 1h30m, 15m or 90s, at most 10000h",
                 "reason": "FieldValueInvalid",
             }],
         })
     }
+}
+
+/// That `self` is a span, in CEL: short enough that `duration(self)` cannot overflow, which would be the error told.
+const IS_SPAN: &str = "self.matches('^([0-9]{1,5}([.][0-9]+)?h|[0-9]{1,8}([.][0-9]+)?(m|s|ms))+$')";
+
+/// The rule that a span is within bounds. What is no span is refused by [`Span`]'s own rule, and not here once more.
+pub(crate) fn within(field: &str, least: &str, most: &str) -> Rule {
+    let rule = format!(
+        "!{IS_SPAN} || (duration(self) >= duration('{least}') && duration(self) <= duration('{most}'))"
+    );
+    Rule::new(rule)
+        .message(format!("{field} must be from {least} to {most}").as_str())
+        .reason(Reason::FieldValueInvalid)
+}
+
+/// The rule that one span of an object is at most another one.
+pub(crate) fn at_most(field: &str, other: &str) -> Rule {
+    let is_span = |field: &str| IS_SPAN.replacen("self", &format!("self.{field}"), 1);
+    let rule = format!(
+        "!{} || !{} || duration(self.{field}) <= duration(self.{other})",
+        is_span(field),
+        is_span(other)
+    );
+    let message = format!("'{field} ' + self.{field} + ' must be at most {other}, which is ' + self.{other}");
+    Rule::new(rule)
+        .message(Message::Expression(message))
+        .reason(Reason::FieldValueInvalid)
+        .field_path(format!(".{field}"))
 }
 
 /// A number of nodes: absolute (`3`) or a share of a total (`10%`).
@@ -236,12 +265,20 @@ impl JsonSchema for IntOrPercent {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // The rule only compares: a function of a string that may be of any length would cost more than is allowed.
+        let percentages = (1..=100)
+            .map(|percent| format!("'{percent}%'"))
+            .collect::<Vec<_>>()
+            .join(",");
         json_schema!({
-            // Not a CEL rule: for a value that may be a string of any length its cost would be over the limit.
             "x-kubernetes-int-or-string": true,
-            "minimum": 1,
-            "maximum": 1_000_000,
-            "pattern": "^([1-9][0-9]?|100)%$",
+            // Else a null would be stored as it is, instead of being replaced by the default.
+            "nullable": false,
+            "x-kubernetes-validations": [{
+                "rule": format!("type(self) == int ? self >= 1 && self <= 1000000 : self in [{percentages}]"),
+                "message": "must be a number of nodes from 1, or a percentage from 1% to 100%",
+                "reason": "FieldValueInvalid",
+            }],
         })
     }
 }

@@ -65,6 +65,15 @@ pub enum Verdict {
         /// When.
         until: DateTime<Utc>,
     },
+    /// No window is open, and the one that opens next is too short for any node.
+    WindowTooShort {
+        /// How many seconds a node needs.
+        needs_seconds: i64,
+        /// For how many seconds the window is open.
+        window_seconds: i64,
+        /// When it opens.
+        opens: DateTime<Utc>,
+    },
     /// This clock and the Kubernetes API's disagree by 30 s or more: windows cannot be trusted.
     ClockSkewed {
         /// By how many seconds this clock is ahead. None: it was not measured yet.
@@ -133,6 +142,7 @@ impl Verdict {
             Self::Soaking { .. } => "Soaking",
             Self::OutsideWindow { .. } => "OutsideWindow",
             Self::WontFitInWindow { .. } => "WontFitInWindow",
+            Self::WindowTooShort { .. } => "WindowTooShort",
             Self::ClockSkewed { .. } => "ClockSkewed",
             Self::BudgetSpent { .. } => "BudgetSpent",
         }
@@ -211,6 +221,20 @@ impl fmt::Display for Verdict {
                     Some(opens) => write!(f, "; the next opens {}", instant(*opens)),
                     None => f.write_str(", and none opens again: add one to go on"),
                 }
+            }
+            Self::WindowTooShort {
+                needs_seconds,
+                window_seconds,
+                opens,
+            } => {
+                let span = |seconds: i64| Span::seconds(u32::try_from(seconds).unwrap_or(u32::MAX));
+                let (needs, open) = (span(*needs_seconds), span(*window_seconds));
+                write!(
+                    f,
+                    "expected to take {needs}, but the window that opens {} is open for {open}: lengthen it, or lower \
+                     expectedNodeDuration",
+                    instant(*opens)
+                )
             }
             Self::BudgetSpent {
                 unavailable,

@@ -115,9 +115,7 @@ async fn pass(context: &Context, order: &DrainOrder, id: u64, left: &mut Left) -
     let stale = Instant::now() + timeout + WATCH_MARGIN;
     let mut retry = None;
     loop {
-        if evict_all(context, left).await {
-            retry = None;
-        }
+        evict_all(context, left).await;
         if left.is_unconfirmed() {
             return Ok(());
         }
@@ -134,17 +132,19 @@ async fn pass(context: &Context, order: &DrainOrder, id: u64, left: &mut Left) -
                 Some(Err(error)) => return Err(error.into()),
                 None => return Ok(()),
             },
-            () = sleep_until(retry.unwrap_or(stale)), if retry.is_some() => left.ask_again(),
+            () = sleep_until(retry.unwrap_or(stale)), if retry.is_some() => {
+                // Also where nothing is left to ask for: a time that has passed would fire at every turn.
+                retry = None;
+                left.ask_again();
+            }
             () = sleep_until(stale) => return Ok(()),
         }
     }
 }
 
-/// Asks for every eviction that is to be asked for. True where there was one.
-async fn evict_all(context: &Context, left: &mut Left) -> bool {
-    let asked = left.to_ask();
-    let any = !asked.is_empty();
-    let mut answers = stream::iter(asked)
+/// Asks for every eviction that is to be asked for.
+async fn evict_all(context: &Context, left: &mut Left) {
+    let mut answers = stream::iter(left.to_ask())
         .map(|pod| async move {
             let _slot = context.evictions.acquire().await;
             let evicted = evict(context, &pod.namespace, &pod.name, &pod.uid).await;
@@ -154,5 +154,4 @@ async fn evict_all(context: &Context, left: &mut Left) -> bool {
     while let Some((pod, evicted)) = answers.next().await {
         left.answered(&pod, evicted);
     }
-    any
 }

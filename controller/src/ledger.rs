@@ -15,8 +15,12 @@ use crate::{
     context::Context,
     events::Note,
     request::{RequestError, read},
+    store::Stored as _,
     view::Snapshot,
 };
+
+/// How many nodes are read at once, so that a large fleet neither has to be answered nor held in one piece.
+const NODES_PER_PAGE: u32 = 500;
 
 /// What came of a change.
 #[derive(Debug, PartialEq, Eq)]
@@ -128,18 +132,27 @@ async fn list_nodes(context: &Context) -> Result<(), RequestError> {
     let selector = format!("{}={}", api::names::NODE_LABEL, api::names::NODE_LABEL_VALUE);
     let epoch = context.view.node_epoch();
     let begun = Instant::now();
-    let list = read(
-        limit,
-        context.nodes.list(&ListParams::default().labels(&selector)),
-    )
-    .await?;
-    let listed_at = list
-        .metadata
-        .resource_version
-        .as_deref()
-        .and_then(|version| version.parse().ok())
-        .unwrap_or(0);
-    for (name, uid) in context.view.nodes_listed(list.items, listed_at, epoch) {
+    let mut params = ListParams::default().labels(&selector).limit(NODES_PER_PAGE);
+    let (mut nodes, mut listed_at) = (Vec::new(), 0);
+    loop {
+        // Every page is of the same revision as the first.
+        let page = read(limit, context.nodes.list(&params)).await?;
+        let version = page
+            .metadata
+            .resource_version
+            .as_deref()
+            .and_then(|version| version.parse().ok());
+        listed_at = version.unwrap_or(listed_at);
+        nodes.extend(page.items.into_iter().map(|mut node| {
+            node.trim();
+            node
+        }));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = params.continue_token(&token),
+            None => break,
+        }
+    }
+    for (name, uid) in context.view.nodes_listed(nodes, listed_at, epoch) {
         context.refresh(&context.nodes, &name, &uid).await?;
     }
     context.view.set_nodes_fresh(begun);

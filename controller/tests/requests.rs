@@ -248,9 +248,16 @@ async fn a_ledger_that_is_missing_is_created_and_one_that_is_gone_is_known_to_be
 
 #[tokio::test]
 async fn s1_a_grant_is_written_only_on_nodes_read_within_five_seconds() {
-    let list = json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "20"},
-        "items": [serde_json::to_value(node("12")).unwrap()]});
-    let api = Api::new([(200, list), (200, ledger("21"))]).with(stored("5"));
+    let page = |token: &str, items: &[_]| {
+        let metadata = json!({"resourceVersion": "20", "continue": token});
+        json!({"kind": "NodeList", "apiVersion": "v1", "metadata": metadata, "items": items})
+    };
+    let pages = [
+        page("more", &[]),
+        page("", &[serde_json::to_value(node("12")).unwrap()]),
+    ];
+    let [first, second] = pages;
+    let api = Api::new([(200, first), (200, second), (200, ledger("21"))]).with(stored("5"));
     assert_eq!(
         api.swap(true).await.unwrap(),
         Swap::Renewed,
@@ -259,7 +266,10 @@ async fn s1_a_grant_is_written_only_on_nodes_read_within_five_seconds() {
     let selector = "labelSelector=bottlerocket.aws%2Fupdater-interface-version%3D2.0.0";
     assert_eq!(
         api.asked(),
-        [format!("GET /api/v1/nodes?&{selector}")],
+        [
+            format!("GET /api/v1/nodes?&{selector}&limit=500"),
+            format!("GET /api/v1/nodes?&{selector}&limit=500&continue=more")
+        ],
         "without resourceVersion: a quorum read"
     );
     let nodes = api.context.view.snapshot().unwrap().nodes;

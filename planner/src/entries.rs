@@ -68,6 +68,8 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         halted: known.is_some() && halted,
         wave_sizes: BTreeMap::new(),
         open_wave: 0,
+        open_wave_name: String::new(),
+        failed: Vec::new(),
     }
 }
 

@@ -9,15 +9,21 @@
 //! * `entries`: what the ledger records of each plan
 //! * `machine`: one granted node's way, step by step
 //! * `waves`: which node belongs to which wave
-//! * `rollout`: one plan's next grants
+//! * `rollout`: one plan's nodes and waves, and the order in which things are decided
+//! * `failures`: which nodes have failed, and when that halts the plan
+//! * `grants`: the next grants, and why every other node waits
 //! * `report`: one plan's status
+//! * `message`: its phase, conditions and message
 //! * `rebuild`: the ledger made anew where it was lost
 //!
 //! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
 
 pub mod decisions;
 mod entries;
+mod failures;
+mod grants;
 mod machine;
+mod message;
 mod owners;
 mod plan;
 mod rebuild;

@@ -3,6 +3,8 @@
 //! Each step looks at what is stored (the grant, the node, its shadow) and says the one thing that comes next, so
 //! that a crash between any two writes leaves nothing to remember.
 
+mod undo;
+
 use api::{
     ledger::{Ending, Grant, GrantPhase},
     shadow::{BottlerocketShadowSpec, Disruption, Failure, FailureReason, NodeState},
@@ -170,10 +172,20 @@ impl Granted<'_> {
         if !self.node.unschedulable {
             return self.end(None, "the node was uncordoned by somebody else".to_owned());
         }
+        if let Some((reason, message)) = self
+            .node
+            .shadow
+            .as_ref()
+            .and_then(|shadow| self.reported_error(shadow))
+        {
+            return self.end(Some(reason), message);
+        }
         let deadline = cordon.cordoned_at + self.limits.drain;
+        // A leader that is new knows nothing of the pods yet, and must not take that for a failure.
+        let known_by = deadline + self.settings.release_wait;
         match &self.node.drain {
             Some(DrainFacts { left: 0, .. }) => return Step::change("drained", Change::Drained),
-            facts if self.now >= deadline => {
+            facts if self.now >= if facts.is_some() { deadline } else { known_by } => {
                 let why = facts.as_ref().map_or_else(
                     || "it is not known which pods are left".to_owned(),
                     describe_drain,
@@ -189,7 +201,7 @@ impl Granted<'_> {
         );
         Step {
             drain: Some(cordon.cordoned_at),
-            ..Step::wait(doing, Some(deadline))
+            ..Step::wait(doing, Some(if self.now < deadline { deadline } else { known_by }))
         }
     }
 
@@ -213,11 +225,14 @@ impl Granted<'_> {
                 };
             }
         }
+        if self.node.shadow.as_ref().is_some_and(acknowledged) {
+            return self.end(None, "the node rebooted before it was permitted to".to_owned());
+        }
         if self.now >= deadline {
-            let message = format!(
-                "the node did not ask for its reboot permit within {}",
-                spell(self.limits.reboot)
-            );
+            let left = self.node.drain.as_ref().filter(|facts| facts.left > 0);
+            let why = left.map_or_else(String::new, |facts| format!(": {}", describe_drain(facts)));
+            let limit = spell(self.limits.reboot);
+            let message = format!("the node was not given its reboot permit within {limit}{why}");
             return self.end(Some(FailureReason::RebootTimeout), message);
         }
         Step {
@@ -228,6 +243,12 @@ impl Granted<'_> {
 
     fn come_back(&self) -> Step {
         let deadline = self.grant.phase_since + self.limits.reboot;
+        if let Some(step) = self.forget_cordon("rebooting") {
+            return Step {
+                wake: Some(deadline),
+                ..step
+            };
+        }
         let permitted_boot = self
             .grant
             .permit
@@ -296,11 +317,11 @@ impl Granted<'_> {
         if let Some(cordon) = &self.node.disruption {
             return Step::act("being uncordoned", self.uncordon(cordon), Some(deadline));
         }
-        let runs = shadow
-            .status
-            .as_ref()
-            .map_or("", |status| status.current_version.as_str());
-        if runs != self.grant.to {
+        let Some(status) = &shadow.status else {
+            return self.monitored_too_long(deadline, "its agent has not reported");
+        };
+        let runs = &status.current_version;
+        if *runs != self.grant.to {
             let message = format!("runs {runs} instead of {} while it is monitored", self.grant.to);
             return self.end(Some(FailureReason::Unhealthy), message);
         }
@@ -338,55 +359,6 @@ impl Granted<'_> {
             Some(FailureReason::Unhealthy),
             format!("not Ready for {min} on end within {limit} of its reboot: {why}"),
         )
-    }
-
-    /// The way out of a grant that ends without an update: shadow, then node, then ledger.
-    fn leave(&self) -> Step {
-        let (failed, since, message) = self.grant.ending.as_ref().map_or_else(
-            || (false, self.grant.phase_since, "withdrawn".to_owned()),
-            |ending| (ending.failure.is_some(), ending.at, ending.message.clone()),
-        );
-        let undo = if failed {
-            NodeState::ErrorReset
-        } else {
-            NodeState::Idle
-        };
-        let doing = format!("being {}: {message}", if failed { "reset" } else { "withdrawn" });
-        let mut acknowledged_undo = true;
-        if let Some(shadow) = &self.node.shadow {
-            let undone = failed && self.asks(&shadow.spec, NodeState::Idle) && shadow.spec.failure.is_some();
-            if !undone {
-                if !self.asks(&shadow.spec, undo) {
-                    return Step::act(doing, self.set(undo), None);
-                }
-                let asked = shadow.spec.state_transition_timestamp.unwrap_or(since);
-                let released = asked + self.wait_limit();
-                acknowledged_undo = acknowledged(shadow);
-                if !acknowledged_undo && self.now < released {
-                    return Step::wait(doing, Some(released));
-                }
-            }
-            if let Some(cordon) = &self.node.disruption {
-                return Step::act(doing, self.uncordon(cordon), None);
-            }
-            // Where the agent never answered the shadow stays in ErrorReset: it undoes that when it is back.
-            if failed && !undone && acknowledged_undo {
-                return Step::act(doing, self.set(NodeState::Idle), None);
-            }
-        } else if let Some(cordon) = &self.node.disruption {
-            return Step::act(doing, self.uncordon(cordon), None);
-        }
-        Step::change(doing, Change::Release { updated: false })
-    }
-
-    /// How long to wait for an answer: long while there is someone to give one.
-    fn wait_limit(&self) -> TimeDelta {
-        let answers = self.node.ready && self.node.agent.ready;
-        if answers {
-            self.limits.stage.max(self.settings.release_wait)
-        } else {
-            self.settings.release_wait
-        }
     }
 
     fn end(&self, failure: Option<FailureReason>, message: String) -> Step {

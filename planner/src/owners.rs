@@ -80,8 +80,9 @@ pub(crate) fn owned<'a>(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLed
             }
             match owner {
                 Some(owner) => plans[i].lost.push((node, names[owner].clone())),
-                // A plan that is being deleted takes no nodes, and a grant whose plan is gone keeps the node from others.
-                None if granted.is_none() && !plans[i].facts.deleting => owner = Some(i),
+                // A plan that is being deleted takes no nodes. One whose grant's plan is gone is counted by the next that
+                // selects it, and granted by that when it is free.
+                None if !plans[i].facts.deleting => owner = Some(i),
                 None => {}
             }
         }

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use api::ledger::{Ending, Grant, GrantPhase, UpdateLedgerSpec};
 use api::shadow::{BottlerocketShadowSpec, NodeState};
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     decisions::{Action, Decisions, DrainOrder, Event, LedgerChange, PlanStatus},
@@ -17,9 +17,25 @@ use crate::{
     world::{NodeFacts, World},
 };
 
+/// A clock that disagrees with the Kubernetes API's by this much grants nothing.
+pub(crate) const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(30);
+
 /// Decides what is to be done at `now` in `world`. Pure: the same arguments give the same answer, in whatever order
 /// plans and nodes are listed.
+///
+/// Where this clock and the Kubernetes API's are known to disagree, the API's counts: nothing is granted then, but what
+/// was granted before must still not be cordoned outside its window.
 pub fn plan(now: DateTime<Utc>, world: &World) -> Decisions {
+    let wrong = world
+        .clock_skew
+        .filter(|skew| skew.abs() >= MAX_CLOCK_SKEW)
+        .unwrap_or_default();
+    let mut decisions = decide(now - wrong, world);
+    decisions.look_again = decisions.look_again.map(|at| at + wrong);
+    decisions
+}
+
+fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     let Some(ledger) = &world.ledger else {
         return rebuild::rebuild(now, world);
     };
@@ -105,11 +121,11 @@ impl<'a> Planning<'a> {
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
         for (uid, grant) in grants {
-            let plan_name = self
-                .ledger
-                .plans
-                .get(&grant.plan)
-                .map_or_else(|| grant.plan.clone(), |e| e.name.clone());
+            let known = self.world.plans.iter().find(|plan| plan.uid == grant.plan);
+            let plan_name = known.map(|plan| plan.name.clone()).unwrap_or_else(|| {
+                let entry = self.ledger.plans.get(&grant.plan);
+                entry.map_or_else(|| grant.plan.clone(), |entry| entry.name.clone())
+            });
             let Some(node) = self.nodes.get(uid.as_str()).copied() else {
                 self.ledger.release(&uid);
                 let note = format!("node {} is gone; its grant is released", grant.node);
@@ -271,7 +287,8 @@ impl<'a> Planning<'a> {
                 }
             }
             // Settings and boot flag first, as on the regular way out; but a silent agent keeps no node cordoned.
-            let undone = node.shadow.as_ref().is_none_or(machine::acknowledged);
+            // Where somebody has uncordoned it there is nothing to wait for: the next cordon would not be ours.
+            let undone = !node.unschedulable || node.shadow.as_ref().is_none_or(machine::acknowledged);
             if let Some(disruption) = node.disruption.as_ref().filter(|_| undone || !node.agent.ready) {
                 self.actions.push(Action::Uncordon {
                     node: node.name.clone(),

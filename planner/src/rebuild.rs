@@ -110,7 +110,8 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
             grant.ending = Some(Ending {
                 message: failure.map_or_else(|| "failed".to_owned(), |failure| failure.message.clone()),
                 failure: Some(failure.map_or(FailureReason::StageFailed, |failure| failure.reason)),
-                at: now,
+                // The same instant, so that a failure that was counted is not counted again.
+                at: failure.map_or(now, |failure| failure.at),
             });
         }
         NodeState::Idle => {

@@ -1,4 +1,4 @@
-//! A plan's status: counts, conditions, and one line that a person understands.
+//! A plan's status: counts, waves, and the nodes that a person would look for.
 
 use std::collections::BTreeMap;
 
@@ -6,14 +6,14 @@ use api::{
     ledger::Grant,
     plan::{
         ActiveNode, FailedNode, NodeCounts, Phase, Run, UpdatePlanStatus, WaitingNodes, WavePhase,
-        WaveStatus, WindowStatus, condition,
+        WaveStatus, WindowStatus,
     },
     verdict::{Verdict, instant},
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
+    message::{View, second},
     owners::Owned,
     plan::Planning,
     rollout::Rollout,
@@ -24,8 +24,6 @@ use crate::{
 
 /// Nodes named in `active` and `failed`.
 const NAMED: usize = 20;
-/// Reasons that follow from what other nodes do: there is nothing that a person could do about them.
-const FOLLOWS: [&str; 2] = ["WaveNotReached", "BudgetSpent"];
 /// Nodes named for each reason in `waiting`.
 const NAMED_WAITING: usize = 5;
 
@@ -48,11 +46,11 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         .filter(|run| entry.is_some_and(|entry| entry.run == run.id));
     let completed_at = known
         .and_then(|run| run.completed_at)
-        .or_else(|| (finished && entry.is_some_and(|entry| !entry.halted)).then_some(planning.now));
+        .or_else(|| (finished && entry.is_some_and(|entry| !entry.halted)).then_some(second(planning.now)));
     let run = entry.map(|entry| Run {
         id: entry.run.clone(),
         target: entry.target.clone(),
-        started_at: entry.started_at,
+        started_at: second(entry.started_at),
         completed_at,
     });
     let view = View {
@@ -136,12 +134,12 @@ fn active(planning: &Planning<'_>, rollout: &Rollout<'_>) -> Vec<ActiveNode> {
                 .get(uid)
                 .cloned()
                 .unwrap_or_else(|| "granted".to_owned()),
-            since: grant.phase_since,
+            since: second(grant.phase_since),
         })
         .collect()
 }
 
-fn failed(rollout: &Rollout<'_>) -> Vec<FailedNode> {
+pub(crate) fn failed(rollout: &Rollout<'_>) -> Vec<FailedNode> {
     let mut failed: Vec<FailedNode> = rollout
         .members
         .iter()
@@ -163,7 +161,7 @@ fn failed(rollout: &Rollout<'_>) -> Vec<FailedNode> {
     failed
 }
 
-fn waiting(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
+pub(crate) fn waiting(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
     let mut reasons: BTreeMap<&'static str, WaitingNodes> = BTreeMap::new();
     for (member, verdict) in rollout.members.iter().zip(&rollout.verdicts) {
         let Some(verdict) = verdict.as_ref().filter(|_| member.place == Place::Waiting) else {
@@ -222,7 +220,8 @@ fn waves(now: DateTime<Utc>, rollout: &Rollout<'_>, valid: &ValidPlan) -> Vec<Wa
                 failed: number(progress.failed),
                 soak_until: progress
                     .soak_until(wave.soak)
-                    .filter(|_| phase == WavePhase::Soaking),
+                    .filter(|_| phase == WavePhase::Soaking)
+                    .map(second),
             }
         })
         .collect()
@@ -231,13 +230,16 @@ fn waves(now: DateTime<Utc>, rollout: &Rollout<'_>, valid: &ValidPlan) -> Vec<Wa
 fn window(owned: &Owned<'_>) -> Option<WindowStatus> {
     match &owned.window {
         WindowState::Always => None,
-        WindowState::Open { name, closes } => Some(WindowStatus {
-            open: true,
-            next: format!("open until {}", instant(*closes)),
-            name: Some(name.clone()),
-            closes_at: Some(*closes),
-            next_opens_at: None,
-        }),
+        WindowState::Open { name, closes, exact } => {
+            let closes = exact.then_some(*closes);
+            Some(WindowStatus {
+                open: true,
+                next: closes.map_or_else(|| "open".to_owned(), |at| format!("open until {}", instant(at))),
+                name: Some(name.clone()),
+                closes_at: closes,
+                next_opens_at: None,
+            })
+        }
         WindowState::Closed { next } => Some(WindowStatus {
             open: false,
             next: next
@@ -248,319 +250,4 @@ fn window(owned: &Owned<'_>) -> Option<WindowStatus> {
             next_opens_at: next.as_ref().map(|(at, _)| *at),
         }),
     }
-}
-
-fn nodes_run(n: u32) -> String {
-    if n == 1 {
-        "1 node runs".to_owned()
-    } else {
-        format!("{n} nodes run")
-    }
-}
-
-/// What phase and message are made of.
-struct View<'a> {
-    owned: &'a Owned<'a>,
-    rollout: &'a Rollout<'a>,
-    counts: NodeCounts,
-    active: &'a [ActiveNode],
-    waves: &'a [WaveStatus],
-    halted: bool,
-    completed: bool,
-}
-
-impl View<'_> {
-    fn phase(&self) -> Phase {
-        let waits_for = |reason: fn(&Verdict) -> bool| self.rollout.verdicts.iter().flatten().any(reason);
-        let Ok(valid) = &self.owned.valid else {
-            return Phase::Invalid;
-        };
-        if valid.paused {
-            Phase::Paused
-        } else if self.halted {
-            Phase::Halted
-        } else if self.completed {
-            Phase::Complete
-        } else if self.counts.matched == 0 {
-            Phase::Pending
-        } else if self.counts.updating > 0 {
-            Phase::Progressing
-        } else if waits_for(|v| matches!(v, Verdict::OutsideWindow { .. } | Verdict::WontFitInWindow { .. }))
-        {
-            Phase::WaitingForWindow
-        } else if self.waves.iter().any(|wave| wave.phase == WavePhase::Soaking) {
-            Phase::Soaking
-        } else {
-            Phase::Progressing
-        }
-    }
-
-    fn message(&self, phase: Phase) -> String {
-        let NodeCounts {
-            matched,
-            updated,
-            skipped,
-            failed,
-            ..
-        } = self.counts;
-        let target = &self.owned.facts.spec.target_version;
-        if self.owned.facts.deleting {
-            return format!("the plan is being deleted{}", self.finishing());
-        }
-        let done = format!("{updated} of {} {target}", nodes_run(matched));
-        let tail = match phase {
-            Phase::Invalid => {
-                return self
-                    .owned
-                    .valid
-                    .as_ref()
-                    .err()
-                    .map(ToString::to_string)
-                    .unwrap_or_default();
-            }
-            Phase::Pending => return self.nothing_matches(),
-            Phase::Paused => format!("; paused{}", self.finishing()),
-            Phase::Halted => {
-                let Rollout {
-                    failed, threshold, ..
-                } = self.rollout;
-                let halt = format!("; halted: {failed} failed, threshold {threshold}");
-                format!(
-                    "{halt}{}{}; set a new targetVersion to go on",
-                    self.failures(),
-                    self.finishing()
-                )
-            }
-            Phase::Complete => {
-                let but = [(skipped, "skipped"), (failed, "failed")]
-                    .into_iter()
-                    .filter(|(n, _)| *n > 0)
-                    .map(|(n, what)| format!(", {n} {what}"));
-                let waiting = self.reasons();
-                let waiting = if waiting.is_empty() {
-                    waiting
-                } else {
-                    format!("; {waiting}")
-                };
-                format!(
-                    "{}{}{}{waiting}",
-                    but.collect::<String>(),
-                    self.failures(),
-                    self.finishing()
-                )
-            }
-            Phase::WaitingForWindow | Phase::Soaking => format!("; {}{}", self.reasons(), self.failures()),
-            Phase::Progressing => format!("; {}{}", self.progress(), self.failures()),
-        };
-        done + &tail
-    }
-
-    fn nothing_matches(&self) -> String {
-        match self.owned.lost.as_slice() {
-            [] => format!(
-                "no node with the label {}={} matches nodeSelector",
-                api::names::NODE_LABEL,
-                api::names::NODE_LABEL_VALUE
-            ),
-            [(_, plan), rest @ ..] => {
-                let others = if rest.iter().all(|(_, other)| other == plan) {
-                    ""
-                } else {
-                    " and others"
-                };
-                format!("every node that nodeSelector matches belongs to an older plan: {plan}{others}")
-            }
-        }
-    }
-
-    /// The nodes that are on their way whatever the plan says now.
-    fn finishing(&self) -> String {
-        if self.active.is_empty() {
-            String::new()
-        } else {
-            format!("; {}", self.active_nodes())
-        }
-    }
-
-    fn active_nodes(&self) -> String {
-        let shown = self
-            .active
-            .iter()
-            .take(3)
-            .map(|active| format!("{} is {}", active.node, active.doing));
-        let mut text = shown.collect::<Vec<_>>().join("; ");
-        let more = (self.counts.updating as usize).saturating_sub(3);
-        if more > 0 {
-            text += &format!(" and {more} more");
-        }
-        text
-    }
-
-    fn progress(&self) -> String {
-        let wave = self
-            .waves
-            .get(self.rollout.open_wave)
-            .filter(|_| self.waves.len() > 1);
-        let wave = wave.map_or_else(String::new, |wave| format!("wave {}: ", wave.name));
-        if !self.active.is_empty() {
-            // What holds the others up besides these.
-            let others = self.reasons_of(|reason| !FOLLOWS.contains(&reason));
-            let others = if others.is_empty() {
-                others
-            } else {
-                format!("; {others}")
-            };
-            return format!("{wave}{}{others}", self.active_nodes());
-        }
-        let open = self
-            .rollout
-            .waves
-            .as_ref()
-            .and_then(|w| w.waves.get(self.rollout.open_wave));
-        if open.is_some_and(WaveProgress::unproven) && self.counts.waiting > 0 {
-            return format!("{wave}none of its nodes could be updated, so the next wave does not start");
-        }
-        format!("{wave}{}", self.reasons())
-    }
-
-    /// Why nodes wait: the most frequent reason that a person can act on comes first.
-    fn reasons(&self) -> String {
-        if !self.rollout.starting.is_empty() {
-            return format!("{} about to start", self.rollout.starting.join(", "));
-        }
-        self.reasons_of(|_| true)
-    }
-
-    fn reasons_of(&self, wanted: impl Fn(&str) -> bool) -> String {
-        let mut waiting = waiting(self.rollout);
-        waiting.retain(|group| wanted(&group.reason));
-        let follows = |group: &WaitingNodes| FOLLOWS.contains(&group.reason.as_str());
-        waiting.sort_by(|a, b| (follows(a), b.count, &a.reason).cmp(&(follows(b), a.count, &b.reason)));
-        let mut parts: Vec<String> = waiting
-            .iter()
-            .take(2)
-            .map(|group| {
-                let nodes = match group.nodes.as_slice() {
-                    [node] => node.clone(),
-                    nodes if group.count <= 3 => nodes.join(", "),
-                    _ => format!("{} nodes", group.count),
-                };
-                format!("{nodes}: {}", group.message)
-            })
-            .collect();
-        if parts.is_empty()
-            && wanted("Soaking")
-            && let Some(soaking) = self.waves.iter().find(|wave| wave.phase == WavePhase::Soaking)
-        {
-            let until = soaking.soak_until.map(instant).unwrap_or_default();
-            parts.push(format!("wave {} soaks until {until}", soaking.name));
-        }
-        parts.join("; ")
-    }
-
-    /// The nodes that failed last, as a part of a message.
-    fn failures(&self) -> String {
-        let failed = failed(self.rollout);
-        let shown = failed
-            .iter()
-            .take(3)
-            .map(|f| format!("; {} failed ({}: {})", f.node, f.reason, f.message));
-        let mut text: String = shown.collect();
-        let more = (self.counts.failed as usize).saturating_sub(3);
-        if more > 0 {
-            text += &format!(" and {more} more failed");
-        }
-        text
-    }
-
-    fn conditions(&self, now: DateTime<Utc>, phase: Phase, message: &str) -> Vec<Condition> {
-        let invalid = self.owned.valid.as_ref().err();
-        let NodeCounts { skipped, failed, .. } = self.counts;
-        let progressing = matches!(
-            phase,
-            Phase::Progressing | Phase::WaitingForWindow | Phase::Soaking | Phase::Pending
-        );
-        let complete = match (self.completed && invalid.is_none(), failed, skipped) {
-            (false, ..) => "InProgress",
-            (true, 0, 0) => "AllUpdated",
-            (true, 0, _) => "WithSkipped",
-            (true, ..) => "WithFailed",
-        };
-        let degraded = match (self.halted, failed) {
-            (true, _) => condition::HALTED,
-            (false, 0) => "Healthy",
-            (false, _) => "NodesFailed",
-        };
-        let valid = invalid.map_or_else(|| "the spec can be carried out".to_owned(), ToString::to_string);
-        let Rollout {
-            failed, threshold, ..
-        } = self.rollout;
-        let failures = match (degraded, failed) {
-            ("Healthy", _) => "no node has failed".to_owned(),
-            (_, failed) => format!("{failed} failed, threshold {threshold}{}", self.failures()),
-        };
-        [
-            (
-                condition::VALID,
-                invalid.is_none(),
-                if invalid.is_none() { "Valid" } else { "Invalid" }.to_owned(),
-                valid,
-            ),
-            (
-                condition::PROGRESSING,
-                progressing,
-                format!("{phase:?}"),
-                message.to_owned(),
-            ),
-            (
-                condition::COMPLETE,
-                complete != "InProgress",
-                complete.to_owned(),
-                message.to_owned(),
-            ),
-            (
-                condition::DEGRADED,
-                degraded != "Healthy",
-                degraded.to_owned(),
-                failures,
-            ),
-        ]
-        .into_iter()
-        .map(|(type_, holds, reason, message)| self.condition(now, type_, holds, reason, message))
-        .collect()
-    }
-
-    fn condition(
-        &self,
-        now: DateTime<Utc>,
-        type_: &str,
-        holds: bool,
-        reason: String,
-        message: String,
-    ) -> Condition {
-        let status = if holds { "True" } else { "False" };
-        let before = self
-            .owned
-            .facts
-            .status
-            .conditions
-            .iter()
-            .find(|c| c.type_ == type_ && c.status == status);
-        Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason,
-            message,
-            last_transition_time: before.map_or_else(
-                || api::time::to_kubernetes(second(now)),
-                |before| before.last_transition_time.clone(),
-            ),
-            observed_generation: Some(self.owned.facts.generation),
-        }
-    }
-}
-
-/// Kubernetes stores times to the second; a status must compare equal to itself as stored.
-fn second(at: DateTime<Utc>) -> DateTime<Utc> {
-    DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
 }

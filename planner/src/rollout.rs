@@ -1,28 +1,17 @@
-//! One plan's next grants: waves, windows, budgets; and why every other node waits.
+//! One plan's rollout: what every node is to it, which wave is open, and in which order things are decided.
 
-use std::collections::HashMap;
-
-use api::{
-    ledger::{Grant, GrantPhase, MAX_GRANTS, PlanEntry},
-    shadow::{BottlerocketShadowSpec, Failure, FailureReason, NodeState},
-    verdict::Verdict,
-};
-use chrono::{DateTime, TimeDelta, Utc};
+use api::{ledger::PlanEntry, shadow::NodeState, verdict::Verdict};
 use semver::Version;
 
 use crate::{
     decisions::{Action, NodeVerdict},
-    machine,
+    failures, grants, machine,
     owners::Owned,
     plan::Planning,
     spec::ValidPlan,
     waves::{self, Assignment, Member, Place},
-    windows::WindowState,
     world::NodeFacts,
 };
-
-/// A clock that disagrees with the Kubernetes API's by this much grants nothing.
-const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(30);
 
 /// What a plan's rollout looks like after this round.
 pub(crate) struct Rollout<'a> {
@@ -99,7 +88,8 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         rollout.all_wait(&verdict);
         return rollout;
     };
-    halt_at_threshold(planning, &mut rollout, valid, &mut entry);
+    find_open_wave(valid, &mut entry);
+    failures::halt_at_threshold(planning, &mut rollout, valid, &mut entry);
     let matched = owned.nodes.len();
     let fixed = entry.wave_sizes.clone();
     let size_of = |wave: usize| {
@@ -114,9 +104,9 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         entry.open_wave as usize,
         size_of,
     );
-    watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
-    open_next_wave(planning, owned, valid, &assignment, &mut entry);
-    rollout.open_wave = (entry.open_wave as usize).min(valid.waves.len() - 1);
+    failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
+    open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
+    rollout.open_wave = entry.open_wave as usize;
     let sizes = |entry: &mut PlanEntry| {
         for (i, wave) in valid.waves.iter().enumerate() {
             if let Some(size) = size_of(i) {
@@ -127,12 +117,12 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
             }
         }
     };
-    let grants = grant_next(planning, &mut rollout, valid, &entry, &assignment);
-    if !grants.is_empty() {
+    let granted = grants::grant_next(planning, &mut rollout, valid, &entry, &assignment);
+    if !granted.is_empty() {
         if facts.finalizer {
             sizes(&mut entry);
             planning.ledger.plans.insert(facts.uid.clone(), entry);
-            for (uid, grant) in grants {
+            for (uid, grant) in granted {
                 let note = format!(
                     "node {} may be updated from {} to {}",
                     grant.node, grant.from, grant.to
@@ -146,7 +136,7 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
             rollout.waves = Some(assignment);
             return rollout;
         }
-        rollout.starting = grants.into_iter().map(|(_, grant)| grant.node).collect();
+        rollout.starting = granted.into_iter().map(|(_, grant)| grant.node).collect();
         planning.actions.push(Action::AddFinalizer {
             plan: facts.name.clone(),
         });
@@ -158,12 +148,23 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
 
 impl Rollout<'_> {
     /// Gives `verdict` to every node that needs the update: what is wrong with a node itself comes after.
-    fn all_wait(&mut self, verdict: &Verdict) {
+    pub fn all_wait(&mut self, verdict: &Verdict) {
         for (member, slot) in self.members.iter().zip(&mut self.verdicts) {
             if member.place == Place::Waiting {
                 *slot = Some(verdict.clone());
             }
         }
+    }
+}
+
+/// Where an edit has moved the wave that was under way, or taken it away, the waves are gone through again from the
+/// first: those that are done still are, and those that are new come in their order.
+fn find_open_wave(valid: &ValidPlan, entry: &mut PlanEntry) {
+    let open = valid.waves.get(entry.open_wave as usize);
+    let never_moved = entry.open_wave == 0 && entry.open_wave_name.is_empty();
+    if !never_moved && open.is_none_or(|wave| wave.name != entry.open_wave_name) {
+        entry.open_wave = 0;
+        entry.open_wave_name.clear();
     }
 }
 
@@ -186,8 +187,9 @@ fn member<'a>(
     let live = running.is_some() && node.agent.ready;
     let place = match (grant, running, valid) {
         (Some(_), ..) => Place::Granted,
-        _ if in_run
-            .is_some_and(|spec| exhausted(spec, valid, status.map(|s| s.current_version.as_str()), node)) =>
+        _ if in_run.is_some_and(|spec| {
+            failures::exhausted(spec, valid, status.map(|s| s.current_version.as_str()), node)
+        }) =>
         {
             Place::Failed
         }
@@ -203,37 +205,8 @@ fn member<'a>(
     }
 }
 
-/// Whether the run has given the node up: its retries are used, or it cannot be tried again. One that was given up for
-/// not coming back is judged by what it is now.
-fn exhausted(
-    spec: &BottlerocketShadowSpec,
-    valid: Option<&ValidPlan>,
-    running: Option<&str>,
-    node: &NodeFacts,
-) -> bool {
-    let Some(failure) = &spec.failure else {
-        return false;
-    };
-    let came_back = failure.reason == FailureReason::RebootTimeout
-        && node.ready
-        && spec.state == NodeState::Idle
-        && valid.is_some_and(|valid| running == Some(&valid.target));
-    let retries = valid.map_or(0, |valid| valid.retries);
-    !came_back && (is_final(failure.reason, node) || failure.count > retries)
-}
-
-/// Whether a node cannot be tried again after this failure: one that is unhealthy on the target has nothing to update,
-/// and one that is down does not answer.
-fn is_final(reason: FailureReason, node: &NodeFacts) -> bool {
-    match reason {
-        FailureReason::Unhealthy => true,
-        FailureReason::RebootTimeout => !node.ready,
-        _ => false,
-    }
-}
-
 /// The node's name with the reason, where it counts as unavailable.
-fn unavailable(member: &Member<'_>) -> Option<String> {
+pub(crate) fn unavailable(member: &Member<'_>) -> Option<String> {
     let why = if member.place == Place::Granted {
         "being updated"
     } else if !member.node.ready {
@@ -303,103 +276,10 @@ fn standing(
     Some(Verdict::Backoff { until })
 }
 
-/// Halts the plan at its threshold; and counts a node that turns unhealthy while its wave is watched.
-fn halt_at_threshold(
-    planning: &mut Planning<'_>,
-    rollout: &mut Rollout<'_>,
-    valid: &ValidPlan,
-    entry: &mut PlanEntry,
-) {
-    let failing = |member: &&Member<'_>| {
-        // A grant that ends with the last allowed failure counts before its node has gone all the way back.
-        let grant = planning
-            .ledger
-            .grants
-            .get(&member.node.uid)
-            .filter(|grant| grant.run == entry.run);
-        let ending = grant
-            .and_then(|grant| grant.ending.as_ref())
-            .and_then(|ending| ending.failure);
-        let spec = member.node.shadow.as_ref().map(|shadow| &shadow.spec);
-        let before = spec
-            .and_then(|spec| machine::failure_in_run(spec, &entry.run))
-            .map_or(0, |f| f.count);
-        let counted = spec.is_some_and(|spec| {
-            spec.state == NodeState::ErrorReset && spec.attempt == grant.map(|grant| grant.attempt)
-        });
-        ending.is_some_and(|reason| {
-            is_final(reason, member.node) || before + u32::from(!counted) > valid.retries
-        })
-    };
-    let given_up = rollout
-        .members
-        .iter()
-        .filter(|m| m.place == Place::Failed)
-        .count();
-    rollout.failed = given_up
-        + rollout
-            .members
-            .iter()
-            .filter(|m| m.place == Place::Granted)
-            .filter(failing)
-            .count();
-    if rollout.failed >= rollout.threshold && !entry.halted {
-        entry.halted = true;
-        let note = format!(
-            "halted: {} failed, threshold {}; set a new targetVersion to go on",
-            rollout.failed, rollout.threshold
-        );
-        planning.event(&rollout.owned.facts.name, None, "Halted", note, true);
-    }
-}
-
-/// While a wave soaks its nodes are checked: one that is not Ready has failed. The failure goes to its shadow, where
-/// every other failure is.
-fn watch_soaking_wave(
-    planning: &mut Planning<'_>,
-    rollout: &Rollout<'_>,
-    valid: &ValidPlan,
-    assignment: &Assignment,
-    entry: &PlanEntry,
-) {
-    let index = (entry.open_wave as usize).min(valid.waves.len() - 1);
-    let (wave, progress) = (&valid.waves[index], &assignment.waves[index]);
-    let soaks = progress
-        .soak_until(wave.soak)
-        .filter(|until| progress.done() && *until > planning.now);
-    let Some(until) = soaks else { return };
-    planning.wake(until);
-    for (member, of) in rollout.members.iter().zip(&assignment.wave_of) {
-        let watched = *of == index && member.place == Place::Updated && member.recorded.is_some();
-        let Some(shadow) = member
-            .node
-            .shadow
-            .as_ref()
-            .filter(|_| watched && !member.node.ready)
-        else {
-            continue;
-        };
-        let failure = Failure {
-            reason: FailureReason::Unhealthy,
-            message: format!("not Ready while wave {} soaks", wave.name),
-            at: planning.now,
-            count: machine::failure_in_run(&shadow.spec, &entry.run).map_or(0, |f| f.count) + 1,
-        };
-        let spec = BottlerocketShadowSpec {
-            failure: Some(failure),
-            ..shadow.spec.clone()
-        };
-        planning.actions.push(Action::SetShadow {
-            node: member.node.name.clone(),
-            spec,
-        });
-    }
-}
-
 /// Starts the wave after one that is done and soaked. Once started it stays so, also where newcomers join an earlier one.
 fn open_next_wave(
     planning: &mut Planning<'_>,
-    owned: &Owned<'_>,
+    rollout: &Rollout<'_>,
     valid: &ValidPlan,
     assignment: &Assignment,
     entry: &mut PlanEntry,
@@ -408,7 +288,7 @@ fn open_next_wave(
         let index = entry.open_wave as usize;
         let (wave, progress) = (&valid.waves[index], &assignment.waves[index]);
         // Before any node is known nothing is done, there is just nothing yet.
-        if owned.nodes.is_empty() || !progress.done() || entry.halted || entry.paused {
+        if rollout.members.is_empty() || !progress.done() || entry.halted || entry.paused {
             return;
         }
         if progress
@@ -417,222 +297,20 @@ fn open_next_wave(
         {
             return;
         }
-        entry.open_wave += 1;
+        // A node that is down as the soak ends is about to count as failed; the wave is not healthy.
+        let down = |(member, of): (&Member<'_>, &usize)| {
+            *of == index && member.place == Place::Updated && member.recorded.is_some() && !member.node.ready
+        };
+        if !wave.soak.is_zero() && rollout.members.iter().zip(&assignment.wave_of).any(down) {
+            return;
+        }
         let next = &valid.waves[index + 1].name;
+        entry.open_wave += 1;
+        entry.open_wave_name.clone_from(next);
         let note = format!(
             "wave {} is done, {} of {} updated; wave {next} starts",
             wave.name, progress.updated, progress.nodes
         );
-        planning.event(&owned.facts.name, None, "WaveDone", note, false);
+        planning.event(&rollout.owned.facts.name, None, "WaveDone", note, false);
     }
-}
-
-/// Chooses the nodes to grant, in the order of their waves and ranks, as far as window and budgets go; every other
-/// node gets its verdict.
-fn grant_next(
-    planning: &mut Planning<'_>,
-    rollout: &mut Rollout<'_>,
-    valid: &ValidPlan,
-    entry: &PlanEntry,
-    assignment: &Assignment,
-) -> Vec<(String, Grant)> {
-    let mut grants = Vec::new();
-    if let Some(verdict) = plan_verdict(rollout, valid, entry) {
-        rollout.all_wait(&verdict);
-        return grants;
-    }
-    // A node whose grant is released in this very round is judged in the next, when its owner is clear again.
-    let world = planning.world;
-    let released = |uid: &str| {
-        world
-            .ledger
-            .as_ref()
-            .is_some_and(|ledger| ledger.grants.contains_key(uid))
-    };
-    let mut order: Vec<usize> = (0..rollout.members.len())
-        .filter(|i| rollout.members[*i].place == Place::Waiting && rollout.verdicts[*i].is_none())
-        .filter(|i| !released(&rollout.members[*i].node.uid))
-        .collect();
-    order.sort_by_cached_key(|i| {
-        let uid = &rollout.members[*i].node.uid;
-        (assignment.wave_of[*i], waves::rank(&entry.run, uid), uid.clone())
-    });
-    let clock = clock_verdict(planning);
-    let closed = window_verdict(planning, rollout.owned, valid);
-    let mut down = rollout.unavailable.clone();
-    let mut down_in_wave: HashMap<usize, Vec<String>> = HashMap::new();
-    for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
-        if let Some(node) = unavailable(member) {
-            down_in_wave.entry(*wave).or_default().push(node);
-        }
-    }
-    for i in order {
-        let wave = assignment.wave_of[i];
-        let node = rollout.members[i].node;
-        let verdict = clock
-            .clone()
-            .or_else(|| wave_verdict(valid, entry, assignment, wave))
-            .or_else(|| closed.clone())
-            .or_else(|| {
-                let max = rollout.max_unavailable;
-                (down.len() >= max).then(|| spent(&down, max, "plan".to_owned()))
-            })
-            .or_else(|| {
-                let max = valid.waves[wave]
-                    .max_unavailable?
-                    .at_most(assignment.waves[wave].nodes);
-                let down = down_in_wave.get(&wave).map_or(&[][..], Vec::as_slice);
-                (down.len() >= max).then(|| spent(down, max, format!("wave {}", valid.waves[wave].name)))
-            })
-            .or_else(|| {
-                let live = planning.ledger.grants.len() + grants.len();
-                (live >= MAX_GRANTS).then(|| spent(&down, MAX_GRANTS, "operator".to_owned()))
-            });
-        if verdict.is_some() {
-            rollout.verdicts[i] = verdict;
-            continue;
-        }
-        let granted = format!("{} (being updated)", node.name);
-        down_in_wave.entry(wave).or_default().push(granted.clone());
-        down.push(granted);
-        grants.push((
-            node.uid.clone(),
-            grant(planning.now, rollout.owned, valid, entry, node, wave),
-        ));
-    }
-    grants
-}
-
-fn grant(
-    now: DateTime<Utc>,
-    owned: &Owned<'_>,
-    valid: &ValidPlan,
-    entry: &PlanEntry,
-    node: &NodeFacts,
-    wave: usize,
-) -> Grant {
-    let shadow = node.shadow.as_ref();
-    let last = shadow
-        .filter(|s| s.spec.run.as_deref() == Some(&entry.run))
-        .and_then(|s| s.spec.attempt);
-    let from = shadow
-        .and_then(|s| s.status.as_ref())
-        .map(|status| status.current_version.clone());
-    Grant {
-        node: node.name.clone(),
-        plan: owned.facts.uid.clone(),
-        generation: entry.generation,
-        run: entry.run.clone(),
-        wave: valid.waves[wave].name.clone(),
-        attempt: last.unwrap_or(0) + 1,
-        from: from.unwrap_or_default(),
-        to: valid.target.clone(),
-        phase: GrantPhase::Granted,
-        granted_at: now,
-        phase_since: now,
-        not_after: match &owned.window {
-            WindowState::Open { closes, .. } => Some(*closes),
-            WindowState::Always | WindowState::Closed { .. } => None,
-        },
-        permit: None,
-        ending: None,
-    }
-}
-
-fn spent(down: &[String], max: usize, limit: String) -> Verdict {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let by = down.iter().take(5).cloned().collect();
-    Verdict::BudgetSpent {
-        unavailable: number(down.len()),
-        max: number(max),
-        limit,
-        by,
-    }
-}
-
-/// Why the whole plan grants nothing.
-fn plan_verdict(rollout: &Rollout<'_>, valid: &ValidPlan, entry: &PlanEntry) -> Option<Verdict> {
-    if rollout.owned.facts.deleting {
-        return Some(Verdict::Deleting);
-    }
-    if valid.paused {
-        return Some(Verdict::Paused);
-    }
-    if entry.halted {
-        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        return Some(Verdict::Halted {
-            failed: number(rollout.failed),
-            threshold: number(rollout.threshold),
-        });
-    }
-    None
-}
-
-/// Why no clock-bound decision can be made now.
-fn clock_verdict(planning: &Planning<'_>) -> Option<Verdict> {
-    match planning.world.clock_skew {
-        None => Some(Verdict::ClockSkewed { seconds: None }),
-        Some(skew) if skew.abs() >= MAX_CLOCK_SKEW => Some(Verdict::ClockSkewed {
-            seconds: Some(skew.num_seconds()),
-        }),
-        Some(_) => None,
-    }
-}
-
-/// Why no node can be granted now, as far as the plan's windows go.
-fn window_verdict(planning: &mut Planning<'_>, owned: &Owned<'_>, valid: &ValidPlan) -> Option<Verdict> {
-    match &owned.window {
-        WindowState::Always => None,
-        WindowState::Open { closes, .. } => {
-            planning.wake(*closes);
-            let last_start = *closes - valid.node_duration;
-            if planning.now <= last_start {
-                planning.wake(last_start + TimeDelta::milliseconds(1));
-                return None;
-            }
-            Some(Verdict::WontFitInWindow {
-                needs_seconds: valid.node_duration.num_seconds(),
-                closes: *closes,
-                opens: valid
-                    .windows
-                    .opens_after(*closes - TimeDelta::milliseconds(1))
-                    .map(|(at, _)| at),
-            })
-        }
-        WindowState::Closed { next } => {
-            let opens = next.as_ref().map(|(at, _)| *at);
-            if let Some(opens) = opens {
-                planning.wake(opens);
-            }
-            Some(Verdict::OutsideWindow { opens })
-        }
-    }
-}
-
-/// Why a node's wave has not started.
-fn wave_verdict(
-    valid: &ValidPlan,
-    entry: &PlanEntry,
-    assignment: &Assignment,
-    wave: usize,
-) -> Option<Verdict> {
-    let open = (entry.open_wave as usize).min(valid.waves.len() - 1);
-    if wave <= open {
-        return None;
-    }
-    let (current, progress) = (&valid.waves[open], &assignment.waves[open]);
-    let soak = progress
-        .done()
-        .then(|| progress.soak_until(current.soak))
-        .flatten();
-    Some(match soak {
-        Some(until) => Verdict::Soaking {
-            wave: current.name.clone(),
-            until,
-        },
-        None => Verdict::WaveNotReached {
-            wave: valid.waves[wave].name.clone(),
-            behind: current.name.clone(),
-        },
-    })
 }

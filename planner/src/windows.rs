@@ -46,6 +46,8 @@ pub enum WindowState {
         name: String,
         /// When that closes. The instant itself is outside.
         closes: DateTime<Utc>,
+        /// Whether it does: so many windows may follow that this is only as far as was looked.
+        exact: bool,
     },
     /// No window is open.
     Closed {
@@ -83,15 +85,18 @@ impl Windows {
                 next: self.opens_after(now),
             };
         };
+        let mut exact = false;
         for _ in 0..JOINED {
-            match self.open_at(closes) {
-                Some(later) => (closes, name) = later,
-                None => break,
-            }
+            let Some(later) = self.open_at(closes) else {
+                exact = true;
+                break;
+            };
+            (closes, name) = later;
         }
         WindowState::Open {
             name: name.to_owned(),
             closes,
+            exact,
         }
     }
 

@@ -170,3 +170,18 @@ fn what_the_server_has_lost_is_reported_again() {
     assert_eq!(bench.run(), ["report StagedAndPerformedUpdate"]);
     assert_eq!(bench.known(), bench.memory.stored.as_ref().unwrap());
 }
+
+#[test]
+fn s9_saved_settings_are_not_forgotten_while_the_settings_cannot_be_read() {
+    let mut bench = Bench::staged();
+    bench.ask(NodeState::Idle);
+    let settings = bench.facts.settings.take();
+    bench.one_step(); // deactivates
+    bench.one_step();
+    assert!(bench.known().saved_settings.is_some() && !acknowledges(bench.known(), &bench.spec));
+    assert!(matches!(bench.look(), Step::Wait { .. }), "then it looks again");
+    bench.facts.settings = settings;
+    bench.run();
+    assert_eq!(bench.settings(), ("latest", false));
+    assert!(acknowledges(bench.known(), &bench.spec));
+}

@@ -1,0 +1,154 @@
+//! What counts as a failed node, and what failed nodes do to their plan.
+
+use std::collections::HashSet;
+
+use api::{
+    ledger::PlanEntry,
+    shadow::{BottlerocketShadowSpec, Failure, FailureReason, NodeState},
+};
+
+use crate::{
+    decisions::Action,
+    machine,
+    plan::Planning,
+    rollout::Rollout,
+    spec::ValidPlan,
+    waves::{Assignment, Member, Place},
+    world::NodeFacts,
+};
+
+/// Whether the run has given the node up: its retries are used, or it cannot be tried again. One that runs the target all
+/// the same, and was not given up for being unhealthy on it, is judged by what it is now.
+pub(crate) fn exhausted(
+    spec: &BottlerocketShadowSpec,
+    valid: Option<&ValidPlan>,
+    running: Option<&str>,
+    node: &NodeFacts,
+) -> bool {
+    let Some(failure) = &spec.failure else {
+        return false;
+    };
+    let came_back = failure.reason != FailureReason::Unhealthy
+        && node.ready
+        && spec.state == NodeState::Idle
+        && valid.is_some_and(|valid| running == Some(&valid.target));
+    let retries = valid.map_or(0, |valid| valid.retries);
+    !came_back && (is_final(failure.reason, node) || failure.count > retries)
+}
+
+/// Whether a node cannot be tried again after this failure: one that is unhealthy on the target has nothing to update,
+/// and one that is down does not answer.
+fn is_final(reason: FailureReason, node: &NodeFacts) -> bool {
+    match reason {
+        FailureReason::Unhealthy => true,
+        FailureReason::RebootTimeout => !node.ready,
+        _ => false,
+    }
+}
+
+/// Halts the plan at its threshold; and counts a node that turns unhealthy while its wave is watched.
+pub(crate) fn halt_at_threshold(
+    planning: &mut Planning<'_>,
+    rollout: &mut Rollout<'_>,
+    valid: &ValidPlan,
+    entry: &mut PlanEntry,
+) {
+    let mut failed: Vec<String> = rollout
+        .members
+        .iter()
+        .filter(|member| has_failed(planning, member, valid, entry))
+        .map(|member| member.node.uid.clone())
+        .collect();
+    // A node that failed and is gone, or belongs to another plan by now, has failed all the same.
+    let members: HashSet<&str> = rollout
+        .members
+        .iter()
+        .map(|member| member.node.uid.as_str())
+        .collect();
+    failed.extend(
+        entry
+            .failed
+            .iter()
+            .filter(|uid| !members.contains(uid.as_str()))
+            .cloned(),
+    );
+    failed.sort_unstable();
+    rollout.failed = failed.len();
+    entry.failed = failed;
+    if rollout.failed >= rollout.threshold && !entry.halted {
+        entry.halted = true;
+        let note = format!(
+            "halted: {} failed, threshold {}; set a new targetVersion to go on",
+            rollout.failed, rollout.threshold
+        );
+        planning.event(&rollout.owned.facts.name, None, "Halted", note, true);
+    }
+}
+
+/// Whether the threshold counts the node.
+fn has_failed(planning: &Planning<'_>, member: &Member<'_>, valid: &ValidPlan, entry: &PlanEntry) -> bool {
+    if member.place == Place::Failed {
+        return true;
+    }
+    // A grant that ends with the last allowed failure counts before its node has gone all the way back.
+    let grant = planning
+        .ledger
+        .grants
+        .get(&member.node.uid)
+        .filter(|grant| grant.run == entry.run);
+    let Some((ending, reason)) = grant
+        .and_then(|g| g.ending.as_ref())
+        .and_then(|e| Some((e, e.failure?)))
+    else {
+        return false;
+    };
+    let spec = member.node.shadow.as_ref().map(|shadow| &shadow.spec);
+    let recorded = spec.and_then(|spec| machine::failure_in_run(spec, &entry.run));
+    let count = recorded.map_or(1, |failure| failure.count + u32::from(failure.at != ending.at));
+    is_final(reason, member.node) || count > valid.retries
+}
+
+/// While a wave soaks its nodes are checked: one that is not Ready has failed. The failure goes to its shadow, where
+/// every other failure is.
+pub(crate) fn watch_soaking_wave(
+    planning: &mut Planning<'_>,
+    rollout: &Rollout<'_>,
+    valid: &ValidPlan,
+    assignment: &Assignment,
+    entry: &PlanEntry,
+) {
+    let index = entry.open_wave as usize;
+    let (wave, progress) = (&valid.waves[index], &assignment.waves[index]);
+    // Until the next wave starts, which it does not while a node is down: so none slips through as the soak ends.
+    let last = index + 1 == valid.waves.len();
+    let soaks = progress
+        .soak_until(wave.soak)
+        .filter(|until| progress.done() && !wave.soak.is_zero() && (!last || *until > planning.now));
+    let Some(until) = soaks else { return };
+    planning.wake(until);
+    for (member, of) in rollout.members.iter().zip(&assignment.wave_of) {
+        let watched = *of == index && member.place == Place::Updated && member.recorded.is_some();
+        let Some(shadow) = member
+            .node
+            .shadow
+            .as_ref()
+            .filter(|_| watched && !member.node.ready)
+        else {
+            continue;
+        };
+        let failure = Failure {
+            reason: FailureReason::Unhealthy,
+            message: format!("not Ready while wave {} soaks", wave.name),
+            at: planning.now,
+            count: machine::failure_in_run(&shadow.spec, &entry.run).map_or(0, |f| f.count) + 1,
+        };
+        let spec = BottlerocketShadowSpec {
+            failure: Some(failure),
+            ..shadow.spec.clone()
+        };
+        planning.actions.push(Action::SetShadow {
+            node: member.node.name.clone(),
+            spec,
+        });
+    }
+}

@@ -1,0 +1,238 @@
+//! One plan's next grants, as far as waves, windows and budgets go; and why every other node waits.
+
+use std::collections::HashMap;
+
+use api::{
+    ledger::{Grant, GrantPhase, MAX_GRANTS, PlanEntry},
+    verdict::Verdict,
+};
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    owners::Owned,
+    plan::{MAX_CLOCK_SKEW, Planning},
+    rollout::{Rollout, unavailable},
+    spec::ValidPlan,
+    waves::{self, Assignment, Place},
+    windows::WindowState,
+    world::NodeFacts,
+};
+
+/// Chooses the nodes to grant, in the order of their waves and ranks, as far as window and budgets go; every other
+/// node gets its verdict.
+pub(crate) fn grant_next(
+    planning: &mut Planning<'_>,
+    rollout: &mut Rollout<'_>,
+    valid: &ValidPlan,
+    entry: &PlanEntry,
+    assignment: &Assignment,
+) -> Vec<(String, Grant)> {
+    let mut grants = Vec::new();
+    if let Some(verdict) = plan_verdict(rollout, valid, entry) {
+        rollout.all_wait(&verdict);
+        return grants;
+    }
+    // A node whose grant is released in this very round is judged in the next, when its owner is clear again.
+    let world = planning.world;
+    let released = |uid: &str| {
+        world
+            .ledger
+            .as_ref()
+            .is_some_and(|ledger| ledger.grants.contains_key(uid))
+    };
+    let mut order: Vec<usize> = (0..rollout.members.len())
+        .filter(|i| rollout.members[*i].place == Place::Waiting && rollout.verdicts[*i].is_none())
+        .filter(|i| !released(&rollout.members[*i].node.uid))
+        .collect();
+    order.sort_by_cached_key(|i| {
+        let uid = &rollout.members[*i].node.uid;
+        (assignment.wave_of[*i], waves::rank(&entry.run, uid), uid.clone())
+    });
+    let clock = clock_verdict(planning);
+    let closed = window_verdict(planning, rollout.owned, valid);
+    let mut down = rollout.unavailable.clone();
+    let mut down_in_wave: HashMap<usize, Vec<String>> = HashMap::new();
+    for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
+        if let Some(node) = unavailable(member) {
+            down_in_wave.entry(*wave).or_default().push(node);
+        }
+    }
+    for i in order {
+        let wave = assignment.wave_of[i];
+        let node = rollout.members[i].node;
+        let verdict = clock
+            .clone()
+            .or_else(|| wave_verdict(valid, entry, assignment, wave))
+            .or_else(|| closed.clone())
+            .or_else(|| {
+                let max = rollout.max_unavailable;
+                (down.len() >= max).then(|| spent(&down, max, "plan".to_owned()))
+            })
+            .or_else(|| {
+                let max = valid.waves[wave]
+                    .max_unavailable?
+                    .at_most(assignment.waves[wave].nodes);
+                let down = down_in_wave.get(&wave).map_or(&[][..], Vec::as_slice);
+                (down.len() >= max).then(|| spent(down, max, format!("wave {}", valid.waves[wave].name)))
+            })
+            .or_else(|| {
+                let live = planning.ledger.grants.len() + grants.len();
+                (live >= MAX_GRANTS).then(|| spent(&down, MAX_GRANTS, "operator".to_owned()))
+            });
+        if verdict.is_some() {
+            rollout.verdicts[i] = verdict;
+            continue;
+        }
+        let granted = format!("{} (being updated)", node.name);
+        down_in_wave.entry(wave).or_default().push(granted.clone());
+        down.push(granted);
+        grants.push((
+            node.uid.clone(),
+            grant(planning.now, rollout.owned, valid, entry, node, wave),
+        ));
+    }
+    grants
+}
+
+fn grant(
+    now: DateTime<Utc>,
+    owned: &Owned<'_>,
+    valid: &ValidPlan,
+    entry: &PlanEntry,
+    node: &NodeFacts,
+    wave: usize,
+) -> Grant {
+    let shadow = node.shadow.as_ref();
+    let last = shadow
+        .filter(|s| s.spec.run.as_deref() == Some(&entry.run))
+        .and_then(|s| s.spec.attempt);
+    let from = shadow
+        .and_then(|s| s.status.as_ref())
+        .map(|status| status.current_version.clone());
+    Grant {
+        node: node.name.clone(),
+        plan: owned.facts.uid.clone(),
+        generation: entry.generation,
+        run: entry.run.clone(),
+        wave: valid.waves[wave].name.clone(),
+        attempt: last.unwrap_or(0) + 1,
+        from: from.unwrap_or_default(),
+        to: valid.target.clone(),
+        phase: GrantPhase::Granted,
+        granted_at: now,
+        phase_since: now,
+        not_after: match &owned.window {
+            WindowState::Open { closes, .. } => Some(*closes),
+            WindowState::Always | WindowState::Closed { .. } => None,
+        },
+        permit: None,
+        ending: None,
+    }
+}
+
+fn spent(down: &[String], max: usize, limit: String) -> Verdict {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let by = down.iter().take(5).cloned().collect();
+    Verdict::BudgetSpent {
+        unavailable: number(down.len()),
+        max: number(max),
+        limit,
+        by,
+    }
+}
+
+/// Why the whole plan grants nothing.
+fn plan_verdict(rollout: &Rollout<'_>, valid: &ValidPlan, entry: &PlanEntry) -> Option<Verdict> {
+    if rollout.owned.facts.deleting {
+        return Some(Verdict::Deleting);
+    }
+    if valid.paused {
+        return Some(Verdict::Paused);
+    }
+    if entry.halted {
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        return Some(Verdict::Halted {
+            failed: number(rollout.failed),
+            threshold: number(rollout.threshold),
+        });
+    }
+    None
+}
+
+/// Why no clock-bound decision can be made now.
+fn clock_verdict(planning: &Planning<'_>) -> Option<Verdict> {
+    match planning.world.clock_skew {
+        None => Some(Verdict::ClockSkewed { seconds: None }),
+        Some(skew) if skew.abs() >= MAX_CLOCK_SKEW => Some(Verdict::ClockSkewed {
+            seconds: Some(skew.num_seconds()),
+        }),
+        Some(_) => None,
+    }
+}
+
+/// Why no node can be granted now, as far as the plan's windows go.
+fn window_verdict(planning: &mut Planning<'_>, owned: &Owned<'_>, valid: &ValidPlan) -> Option<Verdict> {
+    match &owned.window {
+        WindowState::Always => None,
+        WindowState::Open { closes, .. } => {
+            planning.wake(*closes);
+            let last_start = *closes - valid.node_duration;
+            if planning.now <= last_start {
+                planning.wake(last_start + TimeDelta::milliseconds(1));
+                return None;
+            }
+            Some(Verdict::WontFitInWindow {
+                needs_seconds: valid.node_duration.num_seconds(),
+                closes: *closes,
+                opens: valid
+                    .windows
+                    .opens_after(*closes - TimeDelta::milliseconds(1))
+                    .map(|(at, _)| at),
+            })
+        }
+        WindowState::Closed { next } => {
+            let opens = next.as_ref().map(|(at, _)| *at);
+            if let Some(opens) = opens {
+                planning.wake(opens);
+                if let WindowState::Open { closes, .. } = valid.windows.at(opens)
+                    && closes - opens < valid.node_duration
+                {
+                    return Some(Verdict::WindowTooShort {
+                        needs_seconds: valid.node_duration.num_seconds(),
+                        window_seconds: (closes - opens).num_seconds(),
+                        opens,
+                    });
+                }
+            }
+            Some(Verdict::OutsideWindow { opens })
+        }
+    }
+}
+
+/// Why a node's wave has not started.
+fn wave_verdict(
+    valid: &ValidPlan,
+    entry: &PlanEntry,
+    assignment: &Assignment,
+    wave: usize,
+) -> Option<Verdict> {
+    let open = entry.open_wave as usize;
+    if wave <= open {
+        return None;
+    }
+    let (current, progress) = (&valid.waves[open], &assignment.waves[open]);
+    let soak = progress
+        .done()
+        .then(|| progress.soak_until(current.soak))
+        .flatten();
+    Some(match soak {
+        Some(until) => Verdict::Soaking {
+            wave: current.name.clone(),
+            until,
+        },
+        None => Verdict::WaveNotReached {
+            wave: valid.waves[wave].name.clone(),
+            behind: current.name.clone(),
+        },
+    })
+}

@@ -1,0 +1,336 @@
+//! A plan's phase, conditions, and the one line that a person understands.
+
+use api::{
+    plan::{ActiveNode, NodeCounts, Phase, WaitingNodes, WavePhase, WaveStatus, condition},
+    verdict::{Verdict, instant},
+};
+use chrono::{DateTime, Utc};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
+use crate::{
+    owners::Owned,
+    report::{failed, waiting},
+    rollout::Rollout,
+    waves::WaveProgress,
+};
+
+/// Reasons that follow from what other nodes do: there is nothing that a person could do about them.
+const FOLLOWS: [&str; 2] = ["WaveNotReached", "BudgetSpent"];
+
+/// What phase and message are made of.
+pub(crate) struct View<'a> {
+    pub owned: &'a Owned<'a>,
+    pub rollout: &'a Rollout<'a>,
+    pub counts: NodeCounts,
+    pub active: &'a [ActiveNode],
+    pub waves: &'a [WaveStatus],
+    pub halted: bool,
+    pub completed: bool,
+}
+
+impl View<'_> {
+    pub fn phase(&self) -> Phase {
+        let waits_for = |reason: fn(&Verdict) -> bool| self.rollout.verdicts.iter().flatten().any(reason);
+        let Ok(valid) = &self.owned.valid else {
+            return Phase::Invalid;
+        };
+        if valid.paused {
+            Phase::Paused
+        } else if self.halted {
+            Phase::Halted
+        } else if self.completed {
+            Phase::Complete
+        } else if self.counts.matched == 0 {
+            Phase::Pending
+        } else if self.counts.updating > 0 {
+            Phase::Progressing
+        } else if waits_for(|v| {
+            matches!(
+                v,
+                Verdict::OutsideWindow { .. }
+                    | Verdict::WontFitInWindow { .. }
+                    | Verdict::WindowTooShort { .. }
+            )
+        }) {
+            Phase::WaitingForWindow
+        } else if self.waves.iter().any(|wave| wave.phase == WavePhase::Soaking) {
+            Phase::Soaking
+        } else {
+            Phase::Progressing
+        }
+    }
+
+    pub fn message(&self, phase: Phase) -> String {
+        let NodeCounts {
+            matched,
+            updated,
+            skipped,
+            failed,
+            ..
+        } = self.counts;
+        let target = &self.owned.facts.spec.target_version;
+        if self.owned.facts.deleting {
+            return format!("the plan is being deleted{}", self.finishing());
+        }
+        let done = format!("{updated} of {matched} nodes run {target}");
+        let tail = match phase {
+            Phase::Invalid => {
+                return self
+                    .owned
+                    .valid
+                    .as_ref()
+                    .err()
+                    .map(ToString::to_string)
+                    .unwrap_or_default();
+            }
+            Phase::Pending => return self.nothing_matches(),
+            Phase::Paused => format!("; paused{}", self.finishing()),
+            Phase::Halted => {
+                let Rollout {
+                    failed, threshold, ..
+                } = self.rollout;
+                let halt = format!("; halted: {failed} failed, threshold {threshold}");
+                format!(
+                    "{halt}{}{}; set a new targetVersion to go on",
+                    self.failures(),
+                    self.finishing()
+                )
+            }
+            Phase::Complete => {
+                let but = [(skipped, "skipped"), (failed, "failed")]
+                    .into_iter()
+                    .filter(|(n, _)| *n > 0)
+                    .map(|(n, what)| format!(", {n} {what}"));
+                let waiting = self.reasons();
+                let waiting = if waiting.is_empty() {
+                    waiting
+                } else {
+                    format!("; {waiting}")
+                };
+                format!(
+                    "{}{}{}{waiting}",
+                    but.collect::<String>(),
+                    self.failures(),
+                    self.finishing()
+                )
+            }
+            Phase::WaitingForWindow | Phase::Soaking => format!("; {}{}", self.reasons(), self.failures()),
+            Phase::Progressing => format!("; {}{}", self.progress(), self.failures()),
+        };
+        done + &tail
+    }
+
+    fn nothing_matches(&self) -> String {
+        match self.owned.lost.as_slice() {
+            [] => format!(
+                "no node with the label {}={} matches nodeSelector",
+                api::names::NODE_LABEL,
+                api::names::NODE_LABEL_VALUE
+            ),
+            [(_, plan), rest @ ..] => {
+                let others = if rest.iter().all(|(_, other)| other == plan) {
+                    ""
+                } else {
+                    " and others"
+                };
+                format!("every node that nodeSelector matches belongs to an older plan: {plan}{others}")
+            }
+        }
+    }
+
+    /// The nodes that are on their way whatever the plan says now.
+    fn finishing(&self) -> String {
+        if self.active.is_empty() {
+            String::new()
+        } else {
+            format!("; {}", self.active_nodes())
+        }
+    }
+
+    fn active_nodes(&self) -> String {
+        let shown = self
+            .active
+            .iter()
+            .take(3)
+            .map(|active| format!("{} is {}", active.node, active.doing));
+        let mut text = shown.collect::<Vec<_>>().join("; ");
+        let more = (self.counts.updating as usize).saturating_sub(3);
+        if more > 0 {
+            text += &format!(" and {more} more");
+        }
+        text
+    }
+
+    fn progress(&self) -> String {
+        let wave = self
+            .waves
+            .get(self.rollout.open_wave)
+            .filter(|_| self.waves.len() > 1);
+        let wave = wave.map_or_else(String::new, |wave| format!("wave {}: ", wave.name));
+        if !self.active.is_empty() {
+            // What holds the others up besides these.
+            let others = self.reasons_of(|reason| !FOLLOWS.contains(&reason));
+            let others = if others.is_empty() {
+                others
+            } else {
+                format!("; {others}")
+            };
+            return format!("{wave}{}{others}", self.active_nodes());
+        }
+        if self.is_unproven() {
+            return format!(
+                "{wave}none of its nodes could be updated, so the next wave does not start; set a new targetVersion to go on"
+            );
+        }
+        format!("{wave}{}", self.reasons())
+    }
+
+    /// Whether the wave that is under way has proven nothing, so that nothing goes on without a person.
+    fn is_unproven(&self) -> bool {
+        let waves = self.rollout.waves.as_ref();
+        let open = waves.and_then(|assignment| assignment.waves.get(self.rollout.open_wave));
+        open.is_some_and(WaveProgress::unproven) && self.counts.waiting > 0
+    }
+
+    /// Why nodes wait: the most frequent reason that a person can act on comes first.
+    fn reasons(&self) -> String {
+        if !self.rollout.starting.is_empty() {
+            return format!("{} about to start", self.rollout.starting.join(", "));
+        }
+        self.reasons_of(|_| true)
+    }
+
+    fn reasons_of(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let mut waiting = waiting(self.rollout);
+        waiting.retain(|group| wanted(&group.reason));
+        let follows = |group: &WaitingNodes| FOLLOWS.contains(&group.reason.as_str());
+        waiting.sort_by(|a, b| (follows(a), b.count, &a.reason).cmp(&(follows(b), a.count, &b.reason)));
+        let mut parts: Vec<String> = waiting
+            .iter()
+            .take(2)
+            .map(|group| {
+                let nodes = match group.nodes.as_slice() {
+                    [node] => node.clone(),
+                    nodes if group.count <= 3 => nodes.join(", "),
+                    _ => format!("{} nodes", group.count),
+                };
+                format!("{nodes}: {}", group.message)
+            })
+            .collect();
+        if parts.is_empty()
+            && wanted("Soaking")
+            && let Some(soaking) = self.waves.iter().find(|wave| wave.phase == WavePhase::Soaking)
+        {
+            let until = soaking.soak_until.map(instant).unwrap_or_default();
+            parts.push(format!("wave {} soaks until {until}", soaking.name));
+        }
+        parts.join("; ")
+    }
+
+    /// The nodes that failed last, as a part of a message.
+    fn failures(&self) -> String {
+        let failed = failed(self.rollout);
+        let shown = failed
+            .iter()
+            .take(3)
+            .map(|f| format!("; {} failed ({}: {})", f.node, f.reason, f.message));
+        let mut text: String = shown.collect();
+        let more = (self.counts.failed as usize).saturating_sub(3);
+        if more > 0 {
+            text += &format!(" and {more} more failed");
+        }
+        text
+    }
+
+    pub fn conditions(&self, now: DateTime<Utc>, phase: Phase, message: &str) -> Vec<Condition> {
+        let invalid = self.owned.valid.as_ref().err();
+        let NodeCounts { skipped, failed, .. } = self.counts;
+        let moves = matches!(
+            phase,
+            Phase::Progressing | Phase::WaitingForWindow | Phase::Soaking
+        );
+        let progressing = moves && (!self.is_unproven() || self.counts.updating > 0);
+        let complete = match (self.completed && invalid.is_none(), failed, skipped) {
+            (false, ..) => "InProgress",
+            (true, 0, 0) => "AllUpdated",
+            (true, 0, _) => "WithSkipped",
+            (true, ..) => "WithFailed",
+        };
+        let degraded = match (self.halted, failed) {
+            (true, _) => condition::HALTED,
+            (false, 0) => "Healthy",
+            (false, _) => "NodesFailed",
+        };
+        let valid = invalid.map_or_else(|| "the spec can be carried out".to_owned(), ToString::to_string);
+        let Rollout {
+            failed, threshold, ..
+        } = self.rollout;
+        let failures = match (degraded, failed) {
+            ("Healthy", _) => "no node has failed".to_owned(),
+            (_, failed) => format!("{failed} failed, threshold {threshold}{}", self.failures()),
+        };
+        [
+            (
+                condition::VALID,
+                invalid.is_none(),
+                if invalid.is_none() { "Valid" } else { "Invalid" }.to_owned(),
+                valid,
+            ),
+            (
+                condition::PROGRESSING,
+                progressing,
+                format!("{phase:?}"),
+                message.to_owned(),
+            ),
+            (
+                condition::COMPLETE,
+                complete != "InProgress",
+                complete.to_owned(),
+                message.to_owned(),
+            ),
+            (
+                condition::DEGRADED,
+                degraded != "Healthy",
+                degraded.to_owned(),
+                failures,
+            ),
+        ]
+        .into_iter()
+        .map(|(type_, holds, reason, message)| self.condition(now, type_, holds, reason, message))
+        .collect()
+    }
+
+    fn condition(
+        &self,
+        now: DateTime<Utc>,
+        type_: &str,
+        holds: bool,
+        reason: String,
+        message: String,
+    ) -> Condition {
+        let status = if holds { "True" } else { "False" };
+        let before = self
+            .owned
+            .facts
+            .status
+            .conditions
+            .iter()
+            .find(|c| c.type_ == type_ && c.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason,
+            message,
+            last_transition_time: before.map_or_else(
+                || api::time::to_kubernetes(second(now)),
+                |before| before.last_transition_time.clone(),
+            ),
+            observed_generation: Some(self.owned.facts.generation),
+        }
+    }
+}
+
+/// Kubernetes stores times to the second; a status must compare equal to itself as stored.
+pub(crate) fn second(at: DateTime<Utc>) -> DateTime<Utc> {
+    DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
+}

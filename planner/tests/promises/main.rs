@@ -1,0 +1,16 @@
+//! The promises of the design, each a test by its name, on a virtual cluster in virtual time.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod failures;
+mod hazards;
+mod nodes;
+mod ownership;
+mod properties;
+mod recovery;
+mod rollout;
+mod schedules;
+mod waves;
+mod windows;

@@ -1,0 +1,210 @@
+//! Which plan a node belongs to, and what an invalid plan does.
+
+use api::{plan::Phase, verdict::Verdict};
+use insta::assert_snapshot;
+
+use crate::support::{Fault, Sim, hours, minutes, seconds};
+
+fn db_and_web() -> Sim {
+    Sim::new()
+        .node_with("db1", "1.20.3", &[("pool", "db")])
+        .node_with("db2", "1.20.3", &[("pool", "db")])
+        .node_with("web1", "1.20.3", &[("pool", "web")])
+}
+
+#[test]
+fn s3_of_two_plans_the_older_owns() {
+    let mut sim = db_and_web()
+        .plan(
+            "zz-db",
+            "targetVersion: 1.21.0\nnodeSelector: {matchLabels: {pool: db}}",
+        )
+        .plan("all", "targetVersion: 1.21.5\nmaxUnavailable: 3");
+    sim.settle();
+    let other = |node: &str| {
+        let found = sim
+            .last
+            .verdicts
+            .iter()
+            .find(|v| v.node == node && v.plan == "all")
+            .unwrap();
+        found.verdict.clone()
+    };
+    assert_eq!(other("db1"), Verdict::OtherPlan { name: "zz-db".into() });
+    assert_eq!(sim.status("all").nodes.matched, 1);
+    sim.run_until_phase("zz-db", Phase::Complete);
+    sim.run_until_phase("all", Phase::Complete);
+    assert_eq!(
+        (sim.hidden("db1").runs.as_str(), sim.hidden("web1").runs.as_str()),
+        ("1.21.0", "1.21.5")
+    );
+    sim.ends_well();
+
+    sim.delete_plan("zz-db");
+    sim.run_for(seconds(1));
+    assert_eq!(sim.status("all").nodes.matched, 3, "and leaves them to the next");
+    sim.run_for(hours(1));
+    assert_eq!(sim.hidden("db2").runs, "1.21.5");
+    sim.ends_well();
+}
+
+#[test]
+fn s3_a_plan_of_the_same_age_comes_by_name() {
+    let mut sim = Sim::new().nodes(1).plan("b", "").plan("a", "");
+    let created = sim.plan_facts("b").created;
+    sim.plan_mut("a").created = created;
+    sim.settle();
+    assert_eq!(sim.status("a").nodes.matched, 1);
+    assert_snapshot!("all_nodes_belong_to_another_plan", sim.describe("b"));
+}
+
+#[test]
+fn s3_a_plan_that_is_paused_halted_or_invalid_keeps_its_nodes() {
+    for spec in [
+        "paused: true",
+        "targetVersion: v1",
+        "maintenanceWindows: [{name: w, schedule: '* * *', duration: 1h}]",
+    ] {
+        let mut sim = Sim::new().nodes(2).plan("first", spec).plan("second", "");
+        sim.run_for(hours(1));
+        assert!(sim.checker.granted.is_empty(), "{spec}");
+        assert_eq!(sim.status("second").nodes.matched, 0, "{spec}");
+    }
+    let policy = "failurePolicy: {retries: 0, threshold: 1}";
+    let mut sim = Sim::new()
+        .nodes(2)
+        .plan("first", policy)
+        .plan("second", "targetVersion: 1.21.1");
+    sim.break_every_node(Fault::PrepareFails);
+    sim.run_until_phase("first", Phase::Halted);
+    sim.mend_every_node();
+    sim.run_for(hours(1));
+    assert_eq!(sim.checker.granted.len(), 1);
+    assert_eq!(sim.status("second").nodes.matched, 0);
+}
+
+#[test]
+fn s3_ownership_changes_only_while_a_node_is_idle() {
+    let mut sim = db_and_web()
+        .plan("first", "nodeSelector: {matchLabels: {pool: web}}")
+        .plan("second", "targetVersion: 1.21.5");
+    sim.settle();
+    let granted = sim.granted().into_iter().find(|n| n.starts_with("db")).unwrap();
+    sim.run_until("it reboots", |sim| !sim.hidden(&granted).up);
+    sim.edit("first", |spec| spec.node_selector = Default::default());
+    sim.run_for(seconds(10));
+    let uid = sim.facts(&granted).uid.clone();
+    assert_eq!(sim.ledger().grants[&uid].plan, "uid-second");
+    sim.run_until_phase("first", Phase::Complete);
+    assert_eq!(
+        sim.hidden(&granted).runs,
+        "1.21.5",
+        "finished by the plan that began"
+    );
+    assert_eq!(
+        sim.verdict(&granted),
+        Verdict::NewerThanTarget {
+            running: "1.21.5".into()
+        }
+    );
+    sim.ends_well();
+}
+
+#[test]
+fn an_invalid_plan_says_what_to_change_and_leaves_others_alone() {
+    let mut sim = db_and_web()
+        .plan("bad", "nodeSelector: {matchLabels: {pool: db}}\nmaintenanceWindows: [{name: w, schedule: '0 2 * * *', timeZone: Europe/Atlantis, duration: 1h}]")
+        .plan("good", "nodeSelector: {matchLabels: {pool: web}}");
+    sim.run_until_phase("good", Phase::Complete);
+    assert_snapshot!("invalid", sim.describe("bad"));
+    assert_eq!(sim.verdict("db1").reason(), "InvalidPlan");
+    sim.edit("bad", |spec| {
+        spec.maintenance_windows[0].time_zone = Some("Europe/Berlin".into())
+    });
+    sim.run_until_phase("bad", Phase::Complete);
+    sim.ends_well();
+}
+
+#[test]
+fn s12_a_plan_that_becomes_invalid_withdraws_and_goes_on_when_mended() {
+    let mut sim = Sim::new().nodes(3).plan("web", "maxUnavailable: 2");
+    sim.run_for(seconds(70));
+    sim.edit("web", |spec| spec.monitoring.min_ready = "20m".parse().unwrap());
+    sim.run_for(seconds(5));
+    assert!(sim.ledger().grants.is_empty(), "withdrawn at once");
+    sim.run_for(minutes(5));
+    assert!(sim.nodes.values().all(|node| node.reboots.is_empty()));
+    assert_snapshot!("became_invalid", sim.describe("web"));
+    let run = sim.status("web").run.clone();
+    sim.edit("web", |spec| spec.monitoring.min_ready = "2m".parse().unwrap());
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(
+        sim.status("web").run.clone().unwrap().id,
+        run.unwrap().id,
+        "the same run"
+    );
+    sim.ends_well();
+}
+
+#[test]
+fn every_problem_names_field_value_and_remedy() {
+    let bad = [
+        ("targetVersion: v1.21.0", "targetVersion", "v1.21.0"),
+        ("targetVersion: '1.21'", "targetVersion", "1.21"),
+        (
+            "monitoring: {minReady: 20m, timeout: 10m}",
+            "monitoring.minReady",
+            "20m",
+        ),
+        (
+            "nodeSelector: {matchExpressions: [{key: a, operator: Near, values: [b]}]}",
+            "nodeSelector.matchExpressions[0].operator",
+            "Near",
+        ),
+        (
+            "nodeSelector: {matchExpressions: [{key: a, operator: In}]}",
+            "nodeSelector.matchExpressions[0].values",
+            "[]",
+        ),
+        ("waves: [{name: canary, size: 1}]", "waves[0]", "canary"),
+        (
+            "waves: [{name: a, nodeSelector: {matchExpressions: [{key: a, operator: X}]}}, {name: rest}]",
+            "waves[0].nodeSelector.matchExpressions[0].operator",
+            "X",
+        ),
+        (
+            "maintenanceWindows: [{name: w, schedule: '0 2 * *', duration: 1h}]",
+            "maintenanceWindows[0].schedule",
+            "0 2 * *",
+        ),
+        (
+            "maintenanceWindows: [{name: w, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:00:00Z}]",
+            "maintenanceWindows[0].end",
+            "2026-11-22T08:00:00",
+        ),
+        (
+            "maintenanceWindows: [{name: w, start: 2026-11-22T08:00:00Z}]",
+            "maintenanceWindows[0]",
+            "w",
+        ),
+        (
+            "maintenanceWindows: [{name: w, schedule: '0 2 * * *'}]",
+            "maintenanceWindows[0]",
+            "w",
+        ),
+    ];
+    let mut messages = Vec::new();
+    for (spec, field, value) in bad {
+        let mut sim = Sim::new().nodes(1).plan("web", spec);
+        sim.run_for(hours(1));
+        assert!(sim.checker.granted.is_empty());
+        assert_eq!(sim.phase("web"), Some(Phase::Invalid));
+        let message = sim.status("web").message.clone().unwrap();
+        assert!(
+            message.contains(&format!("spec.{field}")) && message.contains(value),
+            "{message}"
+        );
+        messages.push(message);
+    }
+    assert_snapshot!("invalid_messages", messages.join("\n"));
+}

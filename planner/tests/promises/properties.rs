@@ -1,0 +1,180 @@
+//! Whatever happens, the promises hold at every write ([`Sim`] checks them), and once faults stop every node ends
+//! updated, failed or skipped, with nothing of ours left.
+
+use api::plan::Phase;
+use chrono::TimeDelta;
+use proptest::prelude::*;
+
+use crate::support::{Fault, Sim, Timing, hours, minutes, seconds};
+
+/// Something that happens to one node, or to everything.
+#[derive(Clone, Copy, Debug)]
+enum Happens {
+    Breaks(Fault, u32),
+    Mends,
+    Crashes,
+    NotReady,
+    Ready,
+    Cordoned,
+    Uncordoned,
+    Deleted,
+    Replaced,
+    Joins,
+    Paused(bool),
+    Target(u32),
+    LimitOne,
+    LedgerLost,
+    Skewed(i64),
+}
+
+fn fault() -> impl Strategy<Value = Fault> {
+    use Fault::{AgentSilent, BootsOldVersion, DrainBlocked, NeverReturns, PrepareFails, UnhealthyAfterBoot};
+    prop::sample::select(vec![
+        PrepareFails,
+        BootsOldVersion,
+        NeverReturns,
+        UnhealthyAfterBoot,
+        AgentSilent,
+        DrainBlocked,
+    ])
+}
+
+fn happens() -> impl Strategy<Value = Happens> {
+    prop_oneof![
+        4 => (fault(), 1..3_u32).prop_map(|(fault, times)| Happens::Breaks(fault, times)),
+        3 => Just(Happens::Mends),
+        1 => Just(Happens::Crashes),
+        1 => Just(Happens::NotReady),
+        1 => Just(Happens::Ready),
+        1 => Just(Happens::Cordoned),
+        1 => Just(Happens::Uncordoned),
+        1 => Just(Happens::Deleted),
+        1 => Just(Happens::Replaced),
+        1 => Just(Happens::Joins),
+        2 => any::<bool>().prop_map(Happens::Paused),
+        1 => (0..3_u32).prop_map(Happens::Target),
+        1 => Just(Happens::LimitOne),
+        1 => Just(Happens::LedgerLost),
+        1 => prop::sample::select(vec![0, 29, 31]).prop_map(Happens::Skewed),
+    ]
+}
+
+fn apply(sim: &mut Sim, node: usize, what: Happens) {
+    let names: Vec<String> = sim.world.nodes.iter().map(|facts| facts.name.clone()).collect();
+    let name = &names[node % names.len()];
+    let up = sim.hidden(name).up;
+    match what {
+        Happens::Breaks(fault, times) => sim.break_node_times(name, fault, times),
+        Happens::Mends => sim.mend_node(name),
+        Happens::Crashes if up => sim.crash(name),
+        Happens::NotReady => sim.not_ready(name),
+        Happens::Ready if up => sim.ready(name),
+        Happens::Cordoned if !sim.facts(name).unschedulable => sim.cordon(name),
+        Happens::Uncordoned if sim.facts(name).unschedulable => sim.uncordon(name),
+        Happens::Deleted if names.len() > 1 => sim.delete_node(name),
+        Happens::Replaced => sim.replace_node(name),
+        Happens::Joins => {
+            let name = format!("joined{}", sim.history.len() + names.len() * 100);
+            if !names.contains(&name) {
+                sim.add_node(&name, "1.20.3", &[("tier", "dev")]);
+            }
+        }
+        Happens::Paused(paused) if sim.plan_facts("web").spec.paused != paused => {
+            sim.edit("web", |spec| spec.paused = paused);
+        }
+        Happens::Target(patch) if sim.plan_facts("web").spec.target_version != format!("1.21.{patch}") => {
+            sim.edit("web", |spec| spec.target_version = format!("1.21.{patch}"));
+        }
+        Happens::LimitOne if sim.plan_facts("web").spec.max_unavailable != "1".parse().unwrap() => {
+            sim.edit("web", |spec| spec.max_unavailable = "1".parse().unwrap());
+        }
+        Happens::LedgerLost => sim.lose_ledger(),
+        Happens::Skewed(skew) => sim.skew(skew),
+        _ => {}
+    }
+    sim.settle();
+}
+
+fn spec() -> impl Strategy<Value = String> {
+    let limit = prop::sample::select(vec!["1", "2", "3", "25%", "100%"]);
+    let waves = prop::sample::select(vec![
+        "[]",
+        "[{name: canary, size: 1, soak: 3m}, {name: rest}]",
+        "[{name: dev, nodeSelector: {matchLabels: {tier: dev}}, maxUnavailable: 50%}, {name: half, size: 50%}, {name: rest, maxUnavailable: 2, soak: 1m}]",
+    ]);
+    let windows = prop::sample::select(vec![
+        "[]",
+        "[{name: hourly, schedule: '0 * * * *', duration: 20m}]",
+        "[{name: a, schedule: '10 * * * *', duration: 15m}, {name: b, schedule: '25 */2 * * *', duration: 30m}]",
+    ]);
+    let expected = prop::sample::select(vec!["1s", "4m", "12m"]);
+    (limit, waves, windows, expected, 0..3_u32, 1..4_u32).prop_map(
+        |(limit, waves, windows, expected, retries, threshold)| {
+            format!(
+                "maxUnavailable: {limit}\nwaves: {waves}\nmaintenanceWindows: {windows}\n\
+                 expectedNodeDuration: {expected}\n\
+                 failurePolicy: {{retries: {retries}, threshold: {threshold}}}\n\
+                 timeouts: {{stage: 5m, reboot: 5m}}\ndrain: {{timeout: 5m}}\nmonitoring: {{minReady: 30s, timeout: 4m}}"
+            )
+        },
+    )
+}
+
+fn timing() -> impl Strategy<Value = Timing> {
+    (1..20_i64, 1..200_i64, 1..200_i64, 1..250_i64).prop_map(|(agent, stage, drain, reboot)| Timing {
+        agent: seconds(agent),
+        stage: seconds(stage),
+        drain: seconds(drain),
+        reboot: seconds(reboot),
+    })
+}
+
+proptest! {
+    // A tenth of PROPTEST_CASES, which is 256 unless it is set.
+    #![proptest_config(ProptestConfig {
+        cases: ProptestConfig::default().cases.div_ceil(10),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn l1_l2_whatever_happens_it_ends_well(
+        nodes in 1..8_usize,
+        spec in spec(),
+        timing in timing(),
+        crashing in prop::bool::weighted(0.2),
+        story in prop::collection::vec((0..900_i64, 0..20_usize, happens()), 0..25),
+    ) {
+        let mut sim = Sim::new().timing(timing).nodes(nodes).node_with("dev", "1.20.3", &[("tier", "dev")]).plan("web", &spec);
+        sim.one_write_a_round = crashing;
+        sim.settle();
+        for (after, node, what) in story {
+            sim.run_for(TimeDelta::seconds(after));
+            apply(&mut sim, node, what);
+        }
+        let names: Vec<String> = sim.world.nodes.iter().map(|facts| facts.name.clone()).collect();
+        for name in &names {
+            sim.mend_node(name);
+            if sim.checker.cordoned_by_admin.contains(&sim.facts(name).uid) {
+                sim.uncordon(name);
+            }
+        }
+        sim.skew(0);
+        apply(&mut sim, 0, Happens::Paused(false));
+        sim.run_for(hours(24));
+        let status = sim.status("web");
+        let stuck = status.waves.iter().any(|wave| wave.updated == 0 && wave.failed > 0);
+        let over = matches!(status.phase, Some(Phase::Complete | Phase::Halted)) || stuck;
+        prop_assert!(over, "{}", sim.story());
+        prop_assert_eq!(status.nodes.updating, 0);
+        if status.phase == Some(Phase::Complete) {
+            prop_assert_eq!(status.nodes.waiting, 0, "{}", sim.story());
+        }
+        if matches!(status.phase, Some(Phase::Complete)) {
+            sim.ends_well();
+        } else {
+            sim.run_for(minutes(1));
+            prop_assert!(sim.ledger().grants.is_empty());
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! S4: nothing begins outside a window, and nothing begins that would not finish in it.
+
+use api::{ledger::GrantPhase, plan::Phase, shadow::NodeState, verdict::Verdict};
+use insta::assert_snapshot;
+
+use crate::support::{Fault, Sim, Timing, at, hours, minutes, seconds};
+
+const TWO_WINDOWS: &str = "
+maxUnavailable: 3
+expectedNodeDuration: 5m
+maintenanceWindows:
+- {name: first, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:10:00Z}
+- {name: second, start: 2026-11-22T09:00:00Z, end: 2026-11-22T10:00:00Z}
+";
+
+#[test]
+fn s4_a_window_closes_with_nodes_staging_draining_and_rebooting() {
+    let mut sim = Sim::new().nodes(5).plan("web", TWO_WINDOWS);
+    sim.settle();
+    let [staging, draining, rebooting] = <[String; 3]>::try_from(sim.granted()).unwrap();
+    sim.retime(&staging, |timing| timing.stage = hours(2));
+    sim.retime(&draining, |timing| timing.drain = hours(2));
+    sim.retime(&rebooting, |timing| timing.reboot = minutes(10));
+    sim.run_to(at("08:09") + seconds(59));
+    assert!(sim.facts(&draining).unschedulable && !sim.hidden(&rebooting).up);
+    assert_snapshot!("one_second_before_the_close", sim.describe("web"));
+
+    sim.run_to(at("08:10"));
+    for node in [&staging, &draining] {
+        let grant = &sim.ledger().grants[&sim.facts(node).uid];
+        assert_eq!(grant.phase, GrantPhase::Withdrawing, "{node}");
+    }
+    assert_eq!(
+        sim.ledger().grants[&sim.facts(&rebooting).uid].phase,
+        GrantPhase::Rebooting
+    );
+    sim.run_for(seconds(2));
+    for node in [&staging, &draining] {
+        assert!(!sim.facts(node).unschedulable, "{node} is uncordoned");
+        assert!(
+            !sim.hidden(node).activated && !sim.hidden(node).settings_changed,
+            "{node} is as it was"
+        );
+        assert_eq!(
+            sim.facts(node).shadow.as_ref().unwrap().spec.state,
+            NodeState::Idle
+        );
+        assert_eq!(
+            sim.verdict(node),
+            Verdict::OutsideWindow {
+                opens: Some(at("09:00"))
+            }
+        );
+    }
+    assert_eq!(sim.granted(), std::slice::from_ref(&rebooting));
+    assert_snapshot!("after_the_close", sim.describe("web"));
+    sim.run_to(at("08:59") + seconds(59));
+    assert_eq!(sim.hidden(&rebooting).runs, "1.21.0", "what reboots finishes");
+    assert_eq!(sim.checker.granted.len(), 3, "nothing began");
+    assert!(sim.ledger().grants.is_empty() && !sim.plan_facts("web").finalizer);
+
+    for node in [&staging, &draining] {
+        sim.retime(node, |timing| *timing = Timing::default());
+    }
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(
+        sim.checker.granted[3].0,
+        at("09:00"),
+        "the first instant of the second window"
+    );
+    sim.ends_well();
+    assert!(sim.nodes.values().all(|node| node.reboots.len() == 1));
+}
+
+#[test]
+fn s4_a_window_begins_at_its_first_instant_and_ends_before_its_last() {
+    let window = "
+expectedNodeDuration: 1s
+maxUnavailable: 9
+maintenanceWindows: [{name: w, start: 2026-11-22T09:00:00Z, end: 2026-11-22T10:00:00Z}]
+";
+    let mut sim = Sim::new().nodes(1).plan("web", window);
+    sim.settle();
+    assert_eq!(sim.phase("web"), Some(Phase::WaitingForWindow));
+    assert_eq!(sim.next(), Some(at("09:00")), "the window is a timer, not a poll");
+    sim.run_to(at("09:30"));
+    assert_eq!(sim.checker.granted[0].0, at("09:00"));
+
+    sim.run_to(at("09:59") + seconds(59));
+    sim.add_node("fits", "1.20.3", &[]);
+    sim.settle();
+    assert_eq!(
+        sim.granted(),
+        ["fits"],
+        "a second is left, and a second is needed"
+    );
+    sim.run_to(at("10:00"));
+    sim.add_node("late", "1.20.3", &[]);
+    sim.run_for(hours(1));
+    assert_eq!(sim.checker.granted.len(), 2);
+    assert_eq!(sim.verdict("late"), Verdict::OutsideWindow { opens: None });
+    assert_snapshot!("never_again", sim.describe("web"));
+}
+
+#[test]
+fn s4_nothing_is_granted_that_would_not_finish() {
+    let window = "
+expectedNodeDuration: 20m
+maintenanceWindows: [{name: w, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:20:00Z},
+                     {name: x, start: 2026-11-23T08:00:00Z, end: 2026-11-23T08:22:00Z}]
+";
+    let mut sim = Sim::new().nodes(2).plan("web", window);
+    sim.settle();
+    let first = sim.granted()[0].clone();
+    sim.run_to(at("08:10"));
+    assert_eq!(sim.hidden(&first).runs, "1.21.0", "it fitted exactly");
+    let other = if first == "n01" { "n02" } else { "n01" };
+    let waits = Verdict::WontFitInWindow {
+        needs_seconds: 1200,
+        closes: at("08:20"),
+        opens: Some(at("08:00") + hours(24)),
+    };
+    assert_eq!(sim.verdict(other), waits);
+    assert_eq!(sim.phase("web"), Some(Phase::WaitingForWindow));
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(sim.checker.granted[1].0, at("08:00") + hours(24));
+    sim.ends_well();
+}
+
+#[test]
+fn s4_windows_that_touch_are_one() {
+    let windows = "
+expectedNodeDuration: 20m
+maintenanceWindows: [{name: w, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:10:00Z},
+                     {name: x, start: 2026-11-22T08:10:00Z, end: 2026-11-22T09:00:00Z}]
+";
+    let timing = Timing {
+        drain: minutes(12),
+        ..Timing::default()
+    };
+    let mut sim = Sim::new().timing(timing).nodes(1).plan("web", windows);
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(
+        sim.checker.granted.len(),
+        1,
+        "not withdrawn where one passes into the other"
+    );
+    sim.ends_well();
+}
+
+#[test]
+fn s4_an_edit_that_closes_the_window_withdraws() {
+    let mut sim = Sim::new().nodes(3).plan("web", TWO_WINDOWS);
+    sim.run_for(seconds(70));
+    assert_eq!(sim.granted().len(), 3);
+    sim.edit("web", |spec| spec.maintenance_windows[0].end = Some(at("08:01")));
+    sim.run_for(seconds(10));
+    assert!(sim.ledger().grants.is_empty());
+    assert_eq!(sim.reasons(), ["OutsideWindow"].into());
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(sim.checker.granted[3].0, at("09:00"));
+    sim.ends_well();
+}
+
+#[test]
+fn s4_a_longer_window_lets_granted_nodes_go_on() {
+    let mut sim = Sim::new().nodes(1).plan("web", TWO_WINDOWS);
+    sim.settle();
+    sim.retime("n01", |timing| timing.drain = minutes(12));
+    sim.run_for(minutes(5));
+    sim.edit("web", |spec| spec.maintenance_windows[0].end = Some(at("08:30")));
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(sim.checker.granted.len(), 1);
+    sim.ends_well();
+}
+
+#[test]
+fn s4_a_clock_that_disagrees_grants_nothing() {
+    for (skew, grants) in [(30, false), (-30, false), (29, true), (-29, true), (3600, false)] {
+        let mut sim = Sim::new().nodes(2).plan("web", "");
+        sim.skew(skew);
+        sim.run_for(minutes(1));
+        assert_eq!(!sim.checker.granted.is_empty(), grants, "{skew} s");
+        if !grants {
+            assert_eq!(sim.verdict("n01"), Verdict::ClockSkewed { seconds: Some(skew) });
+        }
+        sim.skew(0);
+        sim.run_until_phase("web", Phase::Complete);
+    }
+    let mut sim = Sim::new().nodes(2).plan("web", "");
+    sim.world.clock_skew = None;
+    sim.run_for(minutes(1));
+    assert!(
+        sim.checker.granted.is_empty(),
+        "nor does one that was never compared"
+    );
+    assert_snapshot!("clock_not_compared", sim.describe("web"));
+}
+
+#[test]
+fn s4_a_clock_that_begins_to_disagree_takes_nothing_back() {
+    let mut sim = Sim::new().nodes(3).plan("web", "");
+    sim.run_for(seconds(30));
+    sim.skew(45);
+    sim.run_for(hours(1));
+    assert_eq!(sim.checker.granted.len(), 1);
+    assert_eq!(sim.hidden(&sim.checker.granted[0].1.clone()).runs, "1.21.0");
+    assert_snapshot!("clock_skewed", sim.describe("web"));
+}
+
+#[test]
+fn s4_no_permit_is_given_to_a_node_that_asks_after_the_close() {
+    let mut sim = Sim::new().nodes(1).plan("web", TWO_WINDOWS);
+    sim.run_until("it is drained", |sim| {
+        sim.ledger()
+            .grants
+            .values()
+            .any(|g| g.phase == GrantPhase::Drained)
+    });
+    sim.break_node("n01", Fault::AgentSilent);
+    sim.run_to(at("08:10") + seconds(1));
+    sim.mend_node("n01");
+    sim.run_to(at("08:30"));
+    assert!(sim.hidden("n01").reboots.is_empty() && !sim.facts("n01").unschedulable);
+    sim.run_until_phase("web", Phase::Complete);
+    sim.ends_well();
+}
+
+#[test]
+fn s4_a_window_that_never_closes_takes_nothing_back_and_is_no_reason_to_write() {
+    let always = "
+drain: {timeout: 10h}
+expectedNodeDuration: 1h
+maintenanceWindows: [{name: always, schedule: '* * * * *', duration: 1m}]
+";
+    let timing = Timing {
+        drain: hours(9),
+        ..Timing::default()
+    };
+    let mut sim = Sim::new().timing(timing).nodes(1).plan("web", always);
+    sim.run_for(minutes(2));
+    let until = sim.ledger().grants.values().next().unwrap().not_after.unwrap();
+    assert!(until < sim.now + hours(9), "looked only so far ahead");
+    let writes = sim.writes;
+    sim.run_for(hours(6));
+    assert_eq!(sim.writes, writes, "L7");
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(sim.checker.granted.len(), 1);
+    sim.ends_well();
+}
+
+#[test]
+fn a_window_that_is_too_short_for_any_node_says_so_before_it_opens() {
+    let short = "
+expectedNodeDuration: 20m
+maintenanceWindows: [{name: short, schedule: '0 9 * * *', duration: 15m}]
+";
+    let mut sim = Sim::new().nodes(1).plan("web", short);
+    sim.run_for(minutes(1));
+    assert_eq!(sim.phase("web"), Some(Phase::WaitingForWindow));
+    assert_snapshot!(sim.status("web").message.clone().unwrap(), @"0 of 1 nodes run 1.21.0; n01: expected to take 20m, but the window that opens 2026-11-22T09:00:00Z is open for 15m: lengthen it, or lower expectedNodeDuration");
+}

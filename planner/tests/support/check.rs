@@ -1,0 +1,482 @@
+//! The promises S1, S3, S4, S5, S8 to S12, checked at every write by rules of its own: nothing here asks the planner.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use api::{
+    ledger::{Grant, GrantPhase, UpdateLedgerSpec},
+    plan::UpdatePlanStatus,
+    shadow::{BottlerocketShadowSpec, FailureReason, NodeState, acknowledges},
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use planner::{
+    decisions::{Action, Decisions, LedgerChange},
+    world::{NodeFacts, PlanFacts, World},
+};
+use semver::Version;
+
+use super::rules::{moves_on, node_of, open_until, owned, owner, plan_of, released, runs_target};
+
+/// What the checks remember from write to write.
+#[derive(Clone, Debug, Default)]
+pub struct Checker {
+    /// Nodes that an admin has cordoned, by UID: they stay so.
+    pub cordoned_by_admin: BTreeSet<String>,
+    /// Every grant that was made: when, the node's name, and the grant.
+    pub granted: Vec<(DateTime<Utc>, String, Grant)>,
+    /// The most nodes of a plan that were unavailable at a grant, by plan UID.
+    pub most_unavailable: BTreeMap<String, usize>,
+    /// Nodes that failed for good, by run.
+    failed: BTreeMap<String, BTreeSet<String>>,
+    /// When the last node of a wave was updated, by run and wave.
+    proven: BTreeMap<(String, String), DateTime<Utc>>,
+    permits: BTreeSet<(String, String, u32)>,
+}
+
+impl Checker {
+    /// Before the ledger is written.
+    pub fn ledger(&mut self, now: DateTime<Utc>, world: &World, change: &LedgerChange) {
+        let new = &change.spec;
+        let Some(old) = &world.ledger else {
+            assert!(!change.grants, "grants in a ledger that is made anew");
+            return;
+        };
+        for plan in &world.plans {
+            let stops = plan.deleting || plan.spec.paused;
+            let recorded = new
+                .plans
+                .get(&plan.uid)
+                .is_none_or(|entry| entry.paused || !stops);
+            assert!(
+                recorded,
+                "S12: the ledger does not record that {} is paused or deleted",
+                plan.name
+            );
+        }
+        self.count_failures(world, new);
+        self.order(now, world, old, new);
+        let made: Vec<_> = new
+            .grants
+            .iter()
+            .filter(|(uid, _)| !old.grants.contains_key(*uid))
+            .collect();
+        assert_eq!(change.grants, !made.is_empty(), "grants are announced");
+        for (uid, grant) in &made {
+            self.grant(now, world, new, uid, grant);
+        }
+        let plans: BTreeSet<&str> = made.iter().map(|(_, grant)| grant.plan.as_str()).collect();
+        for plan in plans {
+            self.budget(world, old, new, plan);
+        }
+        for (uid, before) in &old.grants {
+            match new.grants.get(uid) {
+                Some(after) => moves_on(before, after),
+                None => released(world, uid, before),
+            }
+        }
+    }
+
+    fn grant(&mut self, now: DateTime<Utc>, world: &World, new: &UpdateLedgerSpec, uid: &str, grant: &Grant) {
+        let plan = plan_of(world, grant);
+        let node =
+            node_of(world, uid).unwrap_or_else(|| panic!("S3: granted a node that is not there: {grant:?}"));
+        let entry = &new.plans[&grant.plan];
+        let who = format!("{} of plan {}", node.name, plan.name);
+        assert_eq!(node.name, grant.node, "S3: name and UID");
+        assert!(
+            owner(world, new, node).is_some_and(|owner| owner.uid == plan.uid),
+            "S3: {who} belongs to another plan"
+        );
+        assert!(
+            !plan.deleting && !plan.spec.paused && !entry.paused && !entry.halted,
+            "S12: {who} granted"
+        );
+        assert!(plan.finalizer, "S12: {who} granted without a finalizer");
+        assert_eq!(
+            (grant.generation, entry.generation),
+            (plan.generation, plan.generation),
+            "S12: {who}"
+        );
+        assert_eq!(
+            (&grant.run, &grant.to, &entry.target),
+            (&entry.run, &plan.spec.target_version, &grant.to)
+        );
+        assert!(
+            (grant.phase, &grant.permit, &grant.ending) == (GrantPhase::Granted, &None, &None),
+            "{grant:?}"
+        );
+
+        let shadow = node.shadow.as_ref().expect("a granted node has a shadow");
+        let status = shadow.status.as_ref().expect("and has reported");
+        assert!(
+            node.ready && node.agent.ready && !node.unschedulable && node.disruption.is_none(),
+            "S9: {who}"
+        );
+        assert!(
+            shadow.spec.state == NodeState::Idle && acknowledges(status, &shadow.spec),
+            "S9: {who} is not Idle"
+        );
+        let last = shadow
+            .spec
+            .attempt
+            .filter(|_| shadow.spec.run.as_ref() == Some(&grant.run));
+        assert!(
+            grant.attempt > last.unwrap_or(0),
+            "S5: attempt {} again",
+            grant.attempt
+        );
+        let version = |text: &str| Version::parse(text).expect("a version");
+        assert_eq!(grant.from, status.current_version);
+        assert!(
+            version(&grant.to) > version(&grant.from),
+            "S8: {who} from {} to {}",
+            grant.from,
+            grant.to
+        );
+
+        let skew = world
+            .clock_skew
+            .expect("S4: nothing is granted by a clock that was not compared");
+        assert!(
+            skew.abs() < TimeDelta::seconds(30),
+            "S4: granted by a clock that is {skew} off"
+        );
+        let closes =
+            open_until(&plan.spec, now).unwrap_or_else(|| panic!("S4: {who} granted outside a window"));
+        if let Some(closes) = closes {
+            assert!(
+                now + plan.spec.expected_node_duration.delta() <= closes,
+                "S4: {who} does not fit before {closes}"
+            );
+        }
+        assert!(
+            grant.not_after <= closes && grant.not_after.is_some() == closes.is_some(),
+            "S4: {who} {grant:?}"
+        );
+
+        let failed = self.failed.get(&grant.run).map_or(0, BTreeSet::len);
+        let matched = owned(world, new, plan).len();
+        let threshold = plan.spec.failure_policy.threshold.at_least(matched).max(1);
+        assert!(
+            failed < threshold,
+            "S11: {who} granted though {failed} have failed"
+        );
+        let index = plan.spec.waves.iter().position(|wave| wave.name == grant.wave);
+        let open = entry.open_wave as usize;
+        assert!(
+            index.is_none_or(|index| index <= open),
+            "S10: {who} in a wave that has not started"
+        );
+        self.granted.push((now, node.name.clone(), grant.clone()));
+    }
+
+    /// S1, for a plan that has just granted.
+    fn budget(&mut self, world: &World, old: &UpdateLedgerSpec, new: &UpdateLedgerSpec, plan: &str) {
+        let plan = world
+            .plans
+            .iter()
+            .find(|facts| facts.uid == plan)
+            .expect("the plan is there");
+        let both = UpdateLedgerSpec {
+            grants: new.grants.clone().into_iter().chain(old.grants.clone()).collect(),
+            ..new.clone()
+        };
+        let matched = owned(world, &both, plan);
+        let down =
+            |node: &&&NodeFacts| new.grants.contains_key(&node.uid) || !node.ready || node.unschedulable;
+        let unavailable = matched.iter().filter(down).count();
+        let max = plan.spec.max_unavailable.at_most(matched.len());
+        assert!(
+            unavailable <= max,
+            "S1: {unavailable} of at most {max} nodes of {} are unavailable",
+            plan.name
+        );
+        let most = self.most_unavailable.entry(plan.uid.clone()).or_default();
+        *most = unavailable.max(*most);
+        let run = &new.plans[&plan.uid].run;
+        for wave in &plan.spec.waves {
+            let Some(limit) = wave.max_unavailable else {
+                continue;
+            };
+            let known = plan.status.waves.iter().find(|status| status.name == wave.name);
+            let max = limit.at_most(known.map_or(matched.len(), |status| status.nodes as usize));
+            let of_wave = |node: &&&NodeFacts| match new.grants.get(&node.uid) {
+                Some(grant) => grant.run == *run && grant.wave == wave.name,
+                None => node.shadow.as_ref().is_some_and(|shadow| {
+                    shadow.spec.run.as_ref() == Some(run) && shadow.spec.wave.as_ref() == Some(&wave.name)
+                }),
+            };
+            let made = self
+                .granted
+                .last()
+                .is_some_and(|(_, _, grant)| grant.wave == wave.name);
+            let unavailable = matched.iter().filter(of_wave).filter(down).count();
+            assert!(
+                !made || unavailable <= max,
+                "S1: {unavailable} of at most {max} of wave {}",
+                wave.name
+            );
+        }
+    }
+
+    /// S10, where a wave starts: those before it are done, and the one before has soaked.
+    fn order(&self, now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &UpdateLedgerSpec) {
+        for (uid, entry) in &new.plans {
+            let before = old.plans.get(uid).filter(|before| before.run == entry.run);
+            let Some(plan) = world.plans.iter().find(|plan| plan.uid == *uid) else {
+                continue;
+            };
+            let before = before.map_or(0, |before| before.open_wave) as usize;
+            for index in before..entry.open_wave as usize {
+                assert!(
+                    !entry.paused && !entry.halted,
+                    "S11: a wave of {} starts",
+                    plan.name
+                );
+                let wave = &plan.spec.waves[index];
+                let of_wave = |node: &&NodeFacts| {
+                    let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
+                    spec.is_some_and(|s| {
+                        s.run.as_ref() == Some(&entry.run) && s.wave.as_ref() == Some(&wave.name)
+                    })
+                };
+                let live = new
+                    .grants
+                    .values()
+                    .any(|g| g.run == entry.run && g.wave == wave.name);
+                assert!(!live, "S10: a wave starts while {} has grants", wave.name);
+                let members: Vec<_> = owned(world, new, plan).into_iter().filter(of_wave).collect();
+                let proven = members.is_empty() || members.iter().any(|node| runs_target(node, plan));
+                assert!(proven, "S10: wave {} has proven nothing", wave.name);
+                let last = self.proven.get(&(entry.run.clone(), wave.name.clone()));
+                let soaked = last.is_none_or(|last| *last + wave.soak.delta() <= now);
+                assert!(
+                    soaked || members.is_empty(),
+                    "S10: wave {} has not soaked since {last:?}",
+                    wave.name
+                );
+            }
+        }
+    }
+
+    /// S11 counts a node once it is given up: a node that cannot be tried again, or whose tries are used up.
+    fn count_failures(&mut self, world: &World, new: &UpdateLedgerSpec) {
+        for node in &world.nodes {
+            let Some(spec) = node.shadow.as_ref().map(|shadow| &shadow.spec) else {
+                continue;
+            };
+            let (Some(failure), Some(run)) = (&spec.failure, &spec.run) else {
+                continue;
+            };
+            let Some((uid, _)) = new.plans.iter().find(|(_, entry)| entry.run == *run) else {
+                continue;
+            };
+            let Some(plan) = world.plans.iter().find(|plan| plan.uid == *uid) else {
+                continue;
+            };
+            let down = failure.reason == FailureReason::RebootTimeout && !node.ready;
+            let up_to_date =
+                node.ready && runs_target(node, plan) && failure.reason == FailureReason::RebootTimeout;
+            let spent = failure.count > plan.spec.failure_policy.retries && !up_to_date;
+            if spent || down || failure.reason == FailureReason::Unhealthy {
+                self.failed
+                    .entry(run.clone())
+                    .or_default()
+                    .insert(node.uid.clone());
+            }
+        }
+    }
+
+    /// Before an action is done.
+    pub fn action(&mut self, now: DateTime<Utc>, world: &World, action: &Action) {
+        let ledger = world.ledger.as_ref().expect("no action without a ledger");
+        let by_name = |name: &str| {
+            world
+                .nodes
+                .iter()
+                .find(|node| node.name == name)
+                .expect("the node is there")
+        };
+        let plan_named = |name: &str| {
+            world
+                .plans
+                .iter()
+                .find(|plan| plan.name == name)
+                .expect("the plan is there")
+        };
+        match action {
+            Action::AddFinalizer { plan } => {
+                let plan = plan_named(plan);
+                assert!(
+                    !plan.finalizer && !plan.deleting,
+                    "S12: finalizer added to {}",
+                    plan.name
+                );
+            }
+            Action::RemoveFinalizer { plan } => {
+                let plan = plan_named(plan);
+                let granted = ledger.grants.values().any(|grant| grant.plan == plan.uid);
+                assert!(
+                    plan.finalizer && !granted,
+                    "S12: finalizer removed from {}",
+                    plan.name
+                );
+            }
+            Action::Cordon { node, disruption } => {
+                let node = by_name(node);
+                let grant = ledger
+                    .grants
+                    .get(&node.uid)
+                    .expect("S1: cordoned without a grant");
+                assert!(
+                    !node.unschedulable && node.disruption.is_none(),
+                    "S9: {} is cordoned already",
+                    node.name
+                );
+                assert_eq!(grant.phase, GrantPhase::Granted, "S5: {}", node.name);
+                assert_eq!((&disruption.run, disruption.attempt), (&grant.run, grant.attempt));
+                let plan = plan_of(world, grant);
+                assert!(
+                    open_until(&plan.spec, now).is_some(),
+                    "S4: {} cordoned outside a window",
+                    node.name
+                );
+            }
+            Action::Uncordon { node, disruption } => {
+                let node = by_name(node);
+                assert_eq!(
+                    node.disruption.as_ref(),
+                    Some(disruption),
+                    "S9: {} is not ours",
+                    node.name
+                );
+            }
+            Action::SetShadow { node, spec } => self.instruction(now, ledger, by_name(node), spec),
+        }
+    }
+
+    fn instruction(
+        &mut self,
+        now: DateTime<Utc>,
+        ledger: &UpdateLedgerSpec,
+        node: &NodeFacts,
+        spec: &BottlerocketShadowSpec,
+    ) {
+        let grant = ledger.grants.get(&node.uid);
+        let ours = grant
+            .filter(|grant| (Some(&grant.run), Some(grant.attempt)) == (spec.run.as_ref(), spec.attempt));
+        let phases: &[GrantPhase] = match spec.state {
+            NodeState::StagedAndPerformedUpdate => &[GrantPhase::Granted],
+            NodeState::RebootedIntoUpdate => &[GrantPhase::Drained, GrantPhase::Rebooting],
+            NodeState::MonitoringUpdate => &[GrantPhase::Monitoring],
+            NodeState::Idle | NodeState::ErrorReset => {
+                if let Some(grant) =
+                    ours.filter(|g| g.phase == GrantPhase::Monitoring && spec.failure.is_none())
+                {
+                    self.proven.insert((grant.run.clone(), grant.wave.clone()), now);
+                }
+                return;
+            }
+        };
+        let phase = ours.map(|grant| grant.phase);
+        assert!(
+            phase.is_some_and(|phase| phases.contains(&phase)),
+            "{} told {spec:?} in {phase:?}",
+            node.name
+        );
+        assert!(
+            ours.is_some_and(|grant| grant.ending.is_none()),
+            "{} told {spec:?} while it ends",
+            node.name
+        );
+    }
+
+    /// After a permit was given to a node that is about to reboot.
+    pub fn permit(
+        &mut self,
+        now: DateTime<Utc>,
+        plans: &[PlanFacts],
+        node: &NodeFacts,
+        ledger: Option<&UpdateLedgerSpec>,
+    ) {
+        let grant = &ledger.expect("S5: no permit without a ledger").grants[&node.uid];
+        let first = self
+            .permits
+            .insert((node.uid.clone(), grant.run.clone(), grant.attempt));
+        assert!(
+            first,
+            "S5: {} reboots twice in attempt {}",
+            node.name, grant.attempt
+        );
+        assert!(
+            node.unschedulable && node.disruption.is_some(),
+            "S5: {} is not cordoned",
+            node.name
+        );
+        if let Some(plan) = plans.iter().find(|plan| plan.uid == grant.plan) {
+            assert!(
+                open_until(&plan.spec, now).is_some(),
+                "S4: {} reboots outside a window",
+                node.name
+            );
+        }
+    }
+
+    /// Before a status is written.
+    pub fn status(&self, plan: &PlanFacts, status: &UpdatePlanStatus, ledger: Option<&UpdateLedgerSpec>) {
+        assert_eq!(status.observed_generation, Some(plan.generation));
+        let entry = ledger.and_then(|ledger| ledger.plans.get(&plan.uid));
+        assert!(
+            entry.is_none_or(|entry| entry.generation == plan.generation),
+            "S12: {} observed first",
+            plan.name
+        );
+        let nodes = status.nodes;
+        assert_eq!(
+            nodes.matched,
+            nodes.updated + nodes.updating + nodes.waiting + nodes.skipped + nodes.failed
+        );
+        let message = status.message.as_deref().unwrap_or_default();
+        assert!(
+            !message.is_empty() && !message.ends_with([' ', ';', ':', ',']),
+            "a message ends early: {message:?}"
+        );
+    }
+
+    /// When nothing is left to do: every node has exactly one verdict, or a grant.
+    pub fn settled(&self, now: DateTime<Utc>, world: &World, decisions: &Decisions) {
+        let Some(ledger) = &world.ledger else { return };
+        assert!(
+            decisions.look_again.is_none_or(|at| at > now),
+            "look_again is in the past"
+        );
+        for node in &world.nodes {
+            let Some(owner) = owner(world, ledger, node) else {
+                continue;
+            };
+            let of_node = decisions
+                .verdicts
+                .iter()
+                .filter(|v| v.node == node.name && v.plan == owner.name);
+            let expected = usize::from(!ledger.grants.contains_key(&node.uid));
+            let found: Vec<_> = of_node.collect();
+            assert_eq!(
+                found.len(),
+                expected,
+                "verdicts of {} by {}: {found:?}",
+                node.name,
+                owner.name
+            );
+            assert!(
+                !node.unschedulable
+                    || node.disruption.is_some()
+                    || self.cordoned_by_admin.contains(&node.uid)
+            );
+        }
+        for uid in &self.cordoned_by_admin {
+            assert!(
+                node_of(world, uid).is_none_or(|node| node.unschedulable),
+                "S9: {uid} is uncordoned"
+            );
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! What a node and its agent do: they follow the shadow's spec, each step after a latency, and fail where told.
+
+use api::{
+    ledger::UpdateLedgerSpec,
+    shadow::{
+        AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, acknowledges,
+    },
+};
+use chrono::{DateTime, TimeDelta, Utc};
+use planner::world::{AgentFacts, Blocked, DrainFacts, NodeFacts, ShadowFacts};
+
+use super::faults::{Fault, Timing};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Job {
+    Stage,
+    PutBack,
+    AskPermit,
+    GoDown,
+    ComeUp,
+    /// Reports what it has booted into, or that it monitors.
+    Report,
+}
+
+/// What an instruction is told apart by.
+type Order = (NodeState, Option<String>, Option<u32>);
+
+/// The truth about a node that the planner does not see.
+#[derive(Clone, Debug)]
+pub struct VirtualNode {
+    pub timing: Timing,
+    pub faults: Vec<(Fault, u32)>,
+    pub runs: String,
+    pub staged: Option<String>,
+    pub activated: bool,
+    pub settings_changed: bool,
+    pub up: bool,
+    pub pods: u32,
+    /// Every reboot: when, and for which run and attempt.
+    pub reboots: Vec<(DateTime<Utc>, Option<String>, Option<u32>)>,
+    boots: u32,
+    job: Option<(DateTime<Utc>, Job, Order)>,
+    drained_at: Option<DateTime<Utc>>,
+    unhealthy_at: Option<DateTime<Utc>>,
+}
+
+/// What a node did that others have to check.
+pub enum Did {
+    Nothing,
+    GotPermit,
+}
+
+pub const PODS: u32 = 3;
+
+impl VirtualNode {
+    /// A node as the planner sees it, Ready, on `version`, its agent reporting; and what it does not see.
+    pub fn new(
+        name: &str,
+        uid: &str,
+        version: &str,
+        now: DateTime<Utc>,
+        timing: Timing,
+    ) -> (Self, NodeFacts) {
+        let hidden = Self {
+            timing,
+            faults: Vec::new(),
+            runs: version.to_owned(),
+            staged: None,
+            activated: false,
+            settings_changed: false,
+            up: true,
+            pods: PODS,
+            reboots: Vec::new(),
+            boots: 1,
+            job: None,
+            drained_at: None,
+            unhealthy_at: None,
+        };
+        let label = (
+            api::names::NODE_LABEL.to_owned(),
+            api::names::NODE_LABEL_VALUE.to_owned(),
+        );
+        let boot_id = format!("{uid}-boot-1");
+        let facts = NodeFacts {
+            name: name.to_owned(),
+            uid: uid.to_owned(),
+            labels: [label].into(),
+            annotations: Default::default(),
+            ready: true,
+            ready_changed: Some(now - TimeDelta::hours(1)),
+            unschedulable: false,
+            disruption: None,
+            boot_id: boot_id.clone(),
+            shadow: Some(ShadowFacts {
+                spec: BottlerocketShadowSpec::default(),
+                status: Some(BottlerocketShadowStatus {
+                    current_version: version.to_owned(),
+                    target_version: version.to_owned(),
+                    current_state: NodeState::Idle,
+                    crash_count: 0,
+                    state_transition_failure_timestamp: None,
+                    run: None,
+                    attempt: None,
+                    boot_id: Some(boot_id),
+                    staged_version: None,
+                    saved_settings: None,
+                    error: None,
+                }),
+            }),
+            agent: AgentFacts {
+                ready: true,
+                since: Some(now - TimeDelta::hours(1)),
+            },
+            drain: None,
+        };
+        (hidden, facts)
+    }
+
+    pub fn has(&self, fault: Fault) -> bool {
+        self.faults
+            .iter()
+            .any(|(known, left)| *known == fault && *left > 0)
+    }
+
+    /// Whether the fault strikes now; it is used up after its times.
+    fn strikes(&mut self, fault: Fault) -> bool {
+        let Some((_, left)) = self
+            .faults
+            .iter_mut()
+            .find(|(known, left)| *known == fault && *left > 0)
+        else {
+            return false;
+        };
+        *left -= 1;
+        true
+    }
+
+    /// When it does something next.
+    pub fn next(&self) -> Option<DateTime<Utc>> {
+        let job = self.job.as_ref().map(|(due, ..)| *due);
+        [job, self.drained_at, self.unhealthy_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Looks at its instruction and begins what is to be done.
+    pub fn react(&mut self, now: DateTime<Utc>, facts: &NodeFacts) {
+        let going_down = matches!(self.job, Some((_, Job::GoDown | Job::ComeUp, _)));
+        if going_down || !self.up {
+            return;
+        }
+        let Some(shadow) = facts.shadow.as_ref().filter(|_| !self.has(Fault::AgentSilent)) else {
+            self.job = None;
+            return;
+        };
+        let spec = &shadow.spec;
+        let order: Order = (spec.state, spec.run.clone(), spec.attempt);
+        if self.job.as_ref().is_some_and(|(_, _, of)| *of == order) {
+            return;
+        }
+        self.job = None;
+        let Some(status) = &shadow.status else { return };
+        let failed = status.error.is_some() && status.run == spec.run && status.attempt == spec.attempt;
+        let undoing = matches!(spec.state, NodeState::Idle | NodeState::ErrorReset);
+        let known = status.boot_id.as_deref() == Some(&facts.boot_id) && status.current_version == self.runs;
+        if (acknowledges(status, spec) || failed && !undoing) && known {
+            return;
+        }
+        let (job, after) = match spec.state {
+            _ if !known => (Job::Report, self.timing.agent),
+            NodeState::StagedAndPerformedUpdate => (Job::Stage, self.timing.stage),
+            NodeState::RebootedIntoUpdate => (Job::AskPermit, self.timing.agent),
+            NodeState::MonitoringUpdate => (Job::Report, self.timing.agent),
+            NodeState::Idle | NodeState::ErrorReset => (Job::PutBack, self.timing.agent),
+        };
+        self.job = Some((now + after, job, order));
+    }
+
+    /// The step that is under way takes its whole time from now on.
+    pub fn begin_again(&mut self, now: DateTime<Utc>) {
+        self.drained_at = self.drained_at.map(|_| now + self.timing.drain);
+        match &mut self.job {
+            Some((due, Job::ComeUp, _)) => *due = now + self.timing.reboot,
+            Some((_, Job::GoDown, _)) => {}
+            _ => self.job = None,
+        }
+    }
+
+    /// Begins, goes on with, or stops a drain.
+    pub fn drain(&mut self, now: DateTime<Utc>, ordered: bool, facts: &mut NodeFacts) {
+        if !ordered {
+            self.drained_at = None;
+            facts.drain = None;
+        } else if facts.drain.is_none() {
+            facts.drain = Some(DrainFacts {
+                left: self.pods,
+                blocked: None,
+            });
+            self.drained_at = Some(now + self.timing.drain);
+        }
+    }
+
+    /// Does what is due.
+    pub fn fire(
+        &mut self,
+        now: DateTime<Utc>,
+        facts: &mut NodeFacts,
+        ledger: &mut Option<UpdateLedgerSpec>,
+    ) -> Did {
+        if self.drained_at.is_some_and(|due| due <= now) {
+            self.drained_at = None;
+            let blocked = self.has(Fault::DrainBlocked);
+            self.pods = u32::from(blocked);
+            facts.drain = Some(DrainFacts {
+                left: self.pods,
+                blocked: blocked.then(|| Blocked {
+                    pod: "shop/cart-0".to_owned(),
+                    budget: Some("cart".to_owned()),
+                    message: "Cannot evict pod as it would violate the pod's disruption budget.".to_owned(),
+                }),
+            });
+        }
+        if self.unhealthy_at.is_some_and(|due| due <= now) {
+            self.unhealthy_at = None;
+            set_ready(facts, false, now);
+        }
+        match self.job.take() {
+            Some((due, job, order)) if due <= now => self.work(now, job, order, facts, ledger),
+            later => {
+                self.job = later;
+                Did::Nothing
+            }
+        }
+    }
+
+    fn work(
+        &mut self,
+        now: DateTime<Utc>,
+        job: Job,
+        order: Order,
+        facts: &mut NodeFacts,
+        ledger: &mut Option<UpdateLedgerSpec>,
+    ) -> Did {
+        match job {
+            Job::Stage => {
+                self.settings_changed = true;
+                if self.strikes(Fault::PrepareFails) {
+                    self.report(
+                        facts,
+                        Err((
+                            FailureReason::StageFailed,
+                            "prepare-update failed: no space left on device",
+                        )),
+                    );
+                } else {
+                    self.staged = facts
+                        .shadow
+                        .as_ref()
+                        .and_then(|shadow| shadow.spec.version.clone());
+                    self.activated = true;
+                    self.report(facts, Ok(true));
+                }
+            }
+            Job::PutBack => {
+                self.settings_changed = false;
+                self.activated = false;
+                self.report(facts, Ok(true));
+            }
+            Job::Report => {
+                let spec = facts
+                    .shadow
+                    .as_ref()
+                    .map(|shadow| shadow.spec.clone())
+                    .unwrap_or_default();
+                let runs_it = spec.version.as_ref() == Some(&self.runs);
+                match spec.state {
+                    NodeState::RebootedIntoUpdate if !runs_it => {
+                        let words = "the node rebooted, and runs another version";
+                        self.report(facts, Err((FailureReason::BootedOtherVersion, words)));
+                    }
+                    NodeState::RebootedIntoUpdate | NodeState::MonitoringUpdate => {
+                        self.report(facts, Ok(true))
+                    }
+                    NodeState::StagedAndPerformedUpdate if facts.shadow.as_ref().is_some_and(is_done) => {
+                        let words = "the node rebooted before it was asked to";
+                        self.report(facts, Err((FailureReason::BootedOtherVersion, words)));
+                    }
+                    _ => self.report(facts, Ok(false)),
+                }
+            }
+            Job::AskPermit => return self.ask_permit(now, order, facts, ledger),
+            Job::GoDown => {
+                self.reboots.push((now, order.1.clone(), order.2));
+                self.go_down(now, facts);
+            }
+            Job::ComeUp => self.come_up(now, facts),
+        }
+        Did::Nothing
+    }
+
+    fn ask_permit(
+        &mut self,
+        now: DateTime<Utc>,
+        order: Order,
+        facts: &NodeFacts,
+        ledger: &mut Option<UpdateLedgerSpec>,
+    ) -> Did {
+        let (run, attempt) = (order.1.clone().unwrap_or_default(), order.2.unwrap_or_default());
+        let ready = facts.unschedulable && self.pods == 0;
+        let permit = ledger
+            .as_mut()
+            .filter(|_| ready)
+            .map(|ledger| ledger.permit(&facts.uid, &run, attempt, &facts.boot_id, now));
+        if let Some(Ok(_)) = permit {
+            self.job = Some((now + TimeDelta::seconds(1), Job::GoDown, order));
+            Did::GotPermit
+        } else {
+            self.job = Some((now + TimeDelta::seconds(10), Job::AskPermit, order));
+            Did::Nothing
+        }
+    }
+
+    pub fn go_down(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts) {
+        self.up = false;
+        set_ready(facts, false, now);
+        facts.agent = AgentFacts {
+            ready: false,
+            since: Some(now),
+        };
+        self.unhealthy_at = None;
+        self.job = (!self.has(Fault::NeverReturns)).then(|| {
+            (
+                now + self.timing.reboot,
+                Job::ComeUp,
+                (NodeState::Idle, None, None),
+            )
+        });
+    }
+
+    pub fn come_up(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts) {
+        self.up = true;
+        self.boots += 1;
+        self.job = None;
+        facts.boot_id = format!("{}-boot-{}", facts.uid, self.boots);
+        if self.activated {
+            self.activated = false;
+            let given_up = self.strikes(Fault::BootsOldVersion);
+            if let Some(version) = self.staged.take().filter(|_| !given_up) {
+                self.runs = version;
+            }
+        }
+        set_ready(facts, true, now);
+        facts.agent = AgentFacts {
+            ready: !self.has(Fault::AgentSilent),
+            since: Some(now),
+        };
+        self.unhealthy_at = self
+            .strikes(Fault::UnhealthyAfterBoot)
+            .then(|| now + TimeDelta::seconds(10));
+    }
+
+    /// Reports what the node is like; acknowledges the instruction, or says why it cannot be done.
+    fn report(&self, facts: &mut NodeFacts, outcome: Result<bool, (FailureReason, &str)>) {
+        let boot_id = facts.boot_id.clone();
+        let Some(shadow) = &mut facts.shadow else { return };
+        let Some(status) = &mut shadow.status else { return };
+        status.current_version.clone_from(&self.runs);
+        status.boot_id = Some(boot_id);
+        status.staged_version.clone_from(&self.staged);
+        match outcome {
+            Ok(acknowledge) => {
+                if acknowledge {
+                    status.error = None;
+                    status.current_state = shadow.spec.state;
+                    status.run.clone_from(&shadow.spec.run);
+                    status.attempt = shadow.spec.attempt;
+                }
+            }
+            Err((reason, message)) => {
+                status.run.clone_from(&shadow.spec.run);
+                status.attempt = shadow.spec.attempt;
+                if status.current_state == shadow.spec.state {
+                    status.current_state = NodeState::Idle;
+                }
+                status.error = Some(AgentError {
+                    reason,
+                    message: message.to_owned(),
+                });
+            }
+        }
+    }
+}
+
+fn is_done(shadow: &ShadowFacts) -> bool {
+    shadow
+        .status
+        .as_ref()
+        .is_some_and(|status| acknowledges(status, &shadow.spec))
+}
+
+pub fn set_ready(facts: &mut NodeFacts, ready: bool, now: DateTime<Utc>) {
+    if facts.ready != ready {
+        facts.ready = ready;
+        facts.ready_changed = Some(now);
+    }
+}

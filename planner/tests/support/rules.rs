@@ -1,0 +1,117 @@
+//! The rules that the checks go by: what a window, an owner and a legal change are. None of them asks the planner
+//! for more than to read a schedule or a selector.
+
+use api::{
+    ledger::{Grant, GrantPhase, UpdateLedgerSpec},
+    names,
+    plan::UpdatePlanSpec,
+};
+use chrono::{DateTime, Utc};
+use kube_core::SelectorExt;
+use planner::{
+    spec::selector,
+    windows::{WindowState, Windows},
+    world::{NodeFacts, PlanFacts, World},
+};
+
+pub fn moves_on(before: &Grant, after: &Grant) {
+    use GrantPhase::{Drained, Granted, Monitoring, Rebooting, Withdrawing};
+    let same = (
+        &before.run,
+        &before.wave,
+        before.attempt,
+        &before.to,
+        &before.permit,
+    ) == (&after.run, &after.wave, after.attempt, &after.to, &after.permit);
+    let forth = before.phase == after.phase
+        || matches!(
+            (before.phase, after.phase),
+            (Granted, Drained) | (Rebooting, Monitoring) | (Granted | Drained, Withdrawing)
+        );
+    assert!(same && forth, "{before:?} became {after:?}");
+    assert!(
+        before.ending.is_none() || before.ending == after.ending,
+        "{before:?} became {after:?}"
+    );
+}
+
+/// A grant goes only when nothing of ours is left on the node.
+pub fn released(world: &World, uid: &str, grant: &Grant) {
+    let Some(node) = node_of(world, uid) else { return };
+    assert!(
+        node.disruption.is_none(),
+        "{} is released with our cordon",
+        node.name
+    );
+    let ends = grant.phase == GrantPhase::Monitoring || grant.ending.is_some();
+    assert!(ends, "{} is released in {}", node.name, grant.phase);
+}
+
+pub fn open_until(spec: &UpdatePlanSpec, now: DateTime<Utc>) -> Option<Option<DateTime<Utc>>> {
+    let windows = &spec.maintenance_windows;
+    let once: Option<Vec<_>> = windows
+        .iter()
+        .map(|window| window.start.zip(window.end))
+        .collect();
+    let Some(once) = once else {
+        return match Windows::parse(windows).ok()?.at(now) {
+            WindowState::Always => Some(None),
+            WindowState::Open { closes, .. } => Some(Some(closes)),
+            WindowState::Closed { .. } => None,
+        };
+    };
+    if once.is_empty() {
+        return Some(None);
+    }
+    let open_at = |at| {
+        once.iter()
+            .filter(|(start, end)| *start <= at && at < *end)
+            .map(|(_, end)| *end)
+            .max()
+    };
+    let mut closes = open_at(now)?;
+    while let Some(later) = open_at(closes) {
+        closes = later;
+    }
+    Some(Some(closes))
+}
+
+pub fn runs_target(node: &NodeFacts, plan: &PlanFacts) -> bool {
+    let status = node.shadow.as_ref().and_then(|shadow| shadow.status.as_ref());
+    status.is_some_and(|status| status.current_version == plan.spec.target_version)
+}
+
+pub fn node_of<'a>(world: &'a World, uid: &str) -> Option<&'a NodeFacts> {
+    world.nodes.iter().find(|node| node.uid == uid)
+}
+
+pub fn plan_of<'a>(world: &'a World, grant: &Grant) -> &'a PlanFacts {
+    world
+        .plans
+        .iter()
+        .find(|plan| plan.uid == grant.plan)
+        .expect("a grant's plan is there")
+}
+
+/// The plan that a node belongs to: that of its grant, else the oldest that selects it.
+pub fn owner<'a>(world: &'a World, ledger: &UpdateLedgerSpec, node: &NodeFacts) -> Option<&'a PlanFacts> {
+    if let Some(grant) = ledger.grants.get(&node.uid) {
+        return world.plans.iter().find(|plan| plan.uid == grant.plan);
+    }
+    let takes_part = node.labels.get(names::NODE_LABEL).map(String::as_str) == Some(names::NODE_LABEL_VALUE);
+    let selects = |plan: &&PlanFacts| {
+        takes_part
+            && !plan.deleting
+            && selector("", &plan.spec.node_selector).is_ok_and(|selector| selector.matches(&node.labels))
+    };
+    world
+        .plans
+        .iter()
+        .filter(selects)
+        .min_by_key(|plan| (plan.created, &plan.name))
+}
+
+pub fn owned<'a>(world: &'a World, ledger: &UpdateLedgerSpec, plan: &PlanFacts) -> Vec<&'a NodeFacts> {
+    let is_owner = |node: &&NodeFacts| owner(world, ledger, node).is_some_and(|owner| owner.uid == plan.uid);
+    world.nodes.iter().filter(is_owner).collect()
+}
