@@ -40,8 +40,18 @@ crds: ## Write crds/ and the chart's copy from the types in api/
 .PHONY: manifest
 manifest: tools ## Write dist/manifest.yaml: CRDs and chart in one file for kubectl apply
 	@mkdir -p dist
-	@$(TOOLS)/helm template bottlerocket-update-operator $(CHART) --namespace brupop-bottlerocket-aws --include-crds --kube-version 1.36.3 > dist/manifest.yaml
+	@printf 'apiVersion: v1\nkind: Namespace\nmetadata: {name: brupop-bottlerocket-aws}\n' > dist/manifest.yaml
+	@$(TOOLS)/helm template bottlerocket-update-operator $(CHART) --namespace brupop-bottlerocket-aws --include-crds --kube-version 1.36.3 >> dist/manifest.yaml
 	@echo "dist/manifest.yaml: $$(grep -c '^kind:' dist/manifest.yaml) objects"
+
+.PHONY: bench
+bench: tools ## Measure the operator's own time per node and its requests, on nodes without latency
+	@cargo build --release --workspace --bins
+	@cargo run --quiet --release -p testbed --bin bench
+
+.PHONY: verify
+verify: ## The long proofs: the planner's properties, ten thousand worlds each
+	@PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties
 
 .PHONY: mutants
 mutants: ## Break each guarantee on purpose and see a test fail; prints "killed N of N"

@@ -8,9 +8,10 @@
 //! - [`truth`]: what really happened on the machines, which the oracle judges by
 //! - [`history`], [`oracle`]: every revision of every object, recorded; and whether a promise was broken in it
 //! - [`operator`], [`lab`]: the operator's real programs on it, and a whole run for a test
-//! - [`demo`]: `make demo`
+//! - [`demo`], [`bench`]: `make demo`, `make bench`
 //! - [`process`], [`binaries`], [`pki`], [`wait`]: children with logs, where programs are, certificates, deadlines
 
+pub mod bench;
 pub mod binaries;
 pub mod bottlerocket;
 pub mod control_plane;

@@ -1,13 +1,12 @@
 //! The operator on a control plane: installed from the chart, with its real programs as processes.
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
+use tokio::sync::watch;
 
 use crate::binaries::{control_plane_binary, ensure_built, workspace_root};
 use crate::control_plane::ControlPlane;
@@ -52,11 +51,14 @@ pub struct Operator {
     pub controller: Process,
     /// The apiserver.
     pub apiserver: Process,
+    controller_health: PathBuf,
+    apiserver_health: PathBuf,
     launcher: AgentLauncher,
+    crash: watch::Sender<()>,
 }
 
 /// Delays that suit nodes without latencies.
-const QUICK_AGENT: [(&str, &str); 7] = [
+const QUICK_AGENT: [(&str, &str); 8] = [
     ("poll-min", "5ms"),
     ("poll-max", "100ms"),
     ("retry-min", "50ms"),
@@ -64,6 +66,7 @@ const QUICK_AGENT: [(&str, &str); 7] = [
     ("config-apply-timeout", "10s"),
     ("permit-retry", "200ms"),
     ("reconnect-base", "100ms"),
+    ("shadow-wait", "50ms"),
 ];
 const QUICK_CONTROLLER: [&str; 6] = [
     "--retry-backoff=500ms",
@@ -77,29 +80,31 @@ const QUICK_CONTROLLER: [&str; 6] = [
 /// Puts CRDs, namespace and everything of the chart but its Deployments on the control plane: those two programs run as
 /// processes here.
 pub async fn install(plane: &ControlPlane) -> Result<()> {
-    let root = workspace_root();
-    plane
-        .kubectl_ok(&[
-            "apply",
-            "--server-side",
-            "-f",
-            &root.join("crds").to_string_lossy(),
-        ])
-        .await?;
-    plane
-        .kubectl_ok(&[
-            "wait",
-            "--for=condition=Established",
-            "--timeout=20s",
-            "crd",
-            "--all",
-        ])
-        .await?;
-    plane.kubectl_ok(&["create", "namespace", NAMESPACE]).await?;
+    // It begins with a separator.
+    let rendered = format!("\n{}", render(&[]).await?);
+    let kept = rendered
+        .split("\n---\n")
+        .filter(|object| !object.contains("\nkind: Deployment\n"));
+    let namespace = format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {NAMESPACE}}}");
+    let objects: Vec<&str> = std::iter::once(namespace.as_str()).chain(kept).collect();
+    // One process for everything: each costs a good part of a second.
+    plane.apply(&["--server-side"], &objects.join("\n---\n")).await?;
+    Ok(())
+}
+
+/// What the chart renders to, CRDs included.
+pub async fn render(flags: &[&str]) -> Result<String> {
     let rendered = Command::new(control_plane_binary("helm")?)
         .args(["template", "operator"])
-        .arg(root.join("charts/bottlerocket-update-operator"))
-        .args(["--namespace", NAMESPACE, "--kube-version", "1.36.3"])
+        .arg(workspace_root().join("charts/bottlerocket-update-operator"))
+        .args([
+            "--namespace",
+            NAMESPACE,
+            "--kube-version",
+            "1.36.3",
+            "--include-crds",
+        ])
+        .args(flags)
         .output()
         .await?;
     ensure!(
@@ -107,44 +112,22 @@ pub async fn install(plane: &ControlPlane) -> Result<()> {
         "helm template failed: {}",
         String::from_utf8_lossy(&rendered.stderr)
     );
-    let text = String::from_utf8(rendered.stdout)?;
-    let kept: Vec<&str> = text
-        .split("\n---")
-        .filter(|object| !object.contains("\nkind: Deployment\n"))
-        .collect();
-    apply(plane, &kept.join("\n---")).await
+    Ok(String::from_utf8(rendered.stdout)?)
 }
 
-/// `kubectl apply` of a text.
-pub async fn apply(plane: &ControlPlane, yaml: &str) -> Result<()> {
-    let mut child = Command::new(control_plane_binary("kubectl")?)
-        .env("KUBECONFIG", plane.kubeconfig_file())
-        .args(["apply", "-f", "-"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
-    stdin.write_all(yaml.as_bytes()).await?;
-    drop(stdin);
-    let output = child.wait_with_output().await?;
-    ensure!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr).trim()
-    );
-    Ok(())
+/// Builds the programs that the options need, and gives the folder that they are in.
+pub async fn programs(options: &Options) -> Result<PathBuf> {
+    let mut packages = vec!["apiserver", "controller"];
+    if options.agents == Agents::Processes {
+        packages.push("agent");
+    }
+    tokio::task::spawn_blocking(move || ensure_built(&packages)).await?
 }
 
 impl Operator {
-    /// Starts apiserver and controller of an installed operator, and waits until they are ready.
-    pub async fn start(plane: &ControlPlane, options: &Options) -> Result<Self> {
-        let mut packages = vec!["apiserver", "controller"];
-        if options.agents == Agents::Processes {
-            packages.push("agent");
-        }
-        let binaries = tokio::task::spawn_blocking(move || ensure_built(&packages)).await??;
+    /// Starts apiserver and controller of an installed operator from the folder of their programs, and waits until
+    /// they are ready.
+    pub async fn start(plane: &ControlPlane, binaries: &Path, options: &Options) -> Result<Self> {
         let directory = plane.directory().to_owned();
         let authority = Authority::new("brupop")?;
         let ca_file = directory.join("operator-ca.crt");
@@ -155,23 +138,92 @@ impl Operator {
             .server(&names)?
             .write(&directory, "operator-apiserver")?;
 
-        let mut apiserver = apiserver_recipe(plane, &binaries, &tls, options).await?.spawn()?;
-        let apiserver_ready = address_file(&directory, "apiserver-health");
-        ready(&mut apiserver, &apiserver_ready).await?;
+        let mut apiserver = apiserver_recipe(plane, binaries, &tls, options).await?.spawn()?;
+        let apiserver_health = address_file(&directory, "apiserver-health");
+        let mut controller = controller_recipe(plane, binaries, options).await?.spawn()?;
+        let controller_health = address_file(&directory, "controller-health");
+        ready(&mut apiserver, &apiserver_health).await?;
+        ready(&mut controller, &controller_health).await?;
         let address = std::fs::read_to_string(address_file(&directory, "apiserver"))?;
-        let mut controller = controller_recipe(plane, &binaries, options).await?.spawn()?;
-        ready(&mut controller, &address_file(&directory, "controller-health")).await?;
-        let launcher = launcher(options, &binaries, format!("https://{}", address.trim()), ca_file);
+        let launcher = launcher(options, binaries, format!("https://{}", address.trim()), ca_file);
         Ok(Self {
             controller,
             apiserver,
+            controller_health,
+            apiserver_health,
             launcher,
+            crash: watch::Sender::new(()),
         })
     }
 
     /// Starts an agent for a pod of the DaemonSet.
     pub fn launcher(&self) -> AgentLauncher {
-        Arc::clone(&self.launcher)
+        let (launcher, crash) = (Arc::clone(&self.launcher), self.crash.clone());
+        Arc::new(move |spec| {
+            let agent = launcher(spec);
+            let mut crash = crash.subscribe();
+            Box::pin(async move {
+                tokio::select! {
+                    ended = agent => ended,
+                    Ok(()) = crash.changed() => bail!("crashed, as a test has asked for"),
+                }
+            })
+        })
+    }
+
+    /// Every agent ends in the middle of what it does; the kubelets start them again.
+    pub fn crash_agents(&self) {
+        self.crash.send_replace(());
+    }
+
+    /// Kills the controller, as a crash would.
+    pub async fn kill_controller(&mut self) -> Result<()> {
+        self.controller.kill().await?;
+        Ok(())
+    }
+
+    /// Starts a controller that was killed, and waits until it is ready.
+    pub async fn start_controller(&mut self) -> Result<()> {
+        start_again(&mut self.controller, &self.controller_health).await
+    }
+
+    /// Starts another controller beside the first, and waits until it is ready; it acts once the other's lease is over.
+    pub async fn standby(&self) -> Result<Process> {
+        let first = self.controller.recipe();
+        let health = self.controller_health.with_file_name("standby-health.address");
+        let of_the_first = format!("--health-address-file={}", self.controller_health.display());
+        let mut recipe = first.clone();
+        recipe.name = "operator-standby".to_owned();
+        recipe.log = first.log.with_file_name("operator-standby.log");
+        for arg in &mut recipe.args {
+            if *arg == *of_the_first {
+                *arg = format!("--health-address-file={}", health.display()).into();
+            }
+        }
+        let mut standby = recipe.spawn()?;
+        ready(&mut standby, &health).await?;
+        Ok(standby)
+    }
+
+    /// Kills the apiserver, as a crash would.
+    pub async fn kill_apiserver(&mut self) -> Result<()> {
+        self.apiserver.kill().await?;
+        Ok(())
+    }
+
+    /// Starts an apiserver that was killed, on the same port, and waits until it is ready.
+    pub async fn start_apiserver(&mut self) -> Result<()> {
+        start_again(&mut self.apiserver, &self.apiserver_health).await
+    }
+
+    /// The apiserver's metrics, as text.
+    pub async fn apiserver_metrics(&self) -> Result<String> {
+        metrics(&self.apiserver_health).await
+    }
+
+    /// The controller's metrics, as text.
+    pub async fn controller_metrics(&self) -> Result<String> {
+        metrics(&self.controller_health).await
     }
 
     /// Ends both programs in good order; fails where one does not end well.
@@ -256,6 +308,21 @@ async fn controller_recipe(plane: &ControlPlane, binaries: &Path, options: &Opti
         .args(flags)
         .args(quick)
         .args(&options.controller_flags))
+}
+
+async fn start_again(process: &mut Process, address_file: &Path) -> Result<()> {
+    ensure!(process.ended().is_some(), "{} still runs", process.recipe().name);
+    // It tells of the one before.
+    std::fs::remove_file(address_file)?;
+    *process = process.recipe().spawn()?;
+    ready(process, address_file).await
+}
+
+async fn metrics(address_file: &Path) -> Result<String> {
+    let address = std::fs::read_to_string(address_file)?;
+    let (status, text) = get(address.trim(), "/metrics").await?;
+    ensure!(status == 200, "/metrics answers {status}");
+    Ok(text)
 }
 
 /// Waits until `/readyz` answers 200 at the address that the process has written.

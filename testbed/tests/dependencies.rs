@@ -17,7 +17,12 @@ const RUNTIMES: [&str; 5] = ["tokio", "mio", "socket2", "hyper", "async-std"];
 /// Every crate that a crate of ours is built from, its own included, by `cargo metadata`.
 fn closures() -> BTreeMap<String, BTreeSet<String>> {
     let output = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version=1", "--locked", "--offline"])
+        .args([
+            "metadata",
+            "--format-version=1",
+            "--locked",
+            "--filter-platform=x86_64-unknown-linux-gnu",
+        ])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();

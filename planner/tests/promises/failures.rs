@@ -364,3 +364,25 @@ fn s11_a_node_that_failed_counts_also_when_it_is_gone() {
     assert_snapshot!("halted_though_one_that_failed_is_gone", sim.describe("web"));
     sim.ends_well();
 }
+
+#[test]
+fn s7_an_agent_that_is_satisfied_with_the_old_version_is_not_believed() {
+    let mut sim = Sim::new()
+        .nodes(1)
+        .plan("web", "failurePolicy: {retries: 0, threshold: 1}");
+    sim.break_node("n01", Fault::BootsOldVersion);
+    sim.run_until("it is back", |sim| {
+        sim.hidden("n01").up && !sim.hidden("n01").reboots.is_empty()
+    });
+    let boot_id = sim.facts("n01").boot_id.clone();
+    let shadow = sim.facts_mut("n01").shadow.as_mut().unwrap();
+    let status = shadow.status.as_mut().unwrap();
+    status.current_state = shadow.spec.state;
+    status.boot_id = Some(boot_id);
+    sim.run_until_phase("web", Phase::Halted);
+    sim.run_for(minutes(1));
+    let failed = &sim.status("web").failed[0];
+    assert_eq!(failed.reason, FailureReason::BootedOtherVersion);
+    assert_snapshot!("booted_old_version_and_satisfied", failed.message);
+    sim.ends_well();
+}

@@ -232,6 +232,17 @@ fn what_is_on_a_node_without_a_grant_is_undone() {
 }
 
 #[test]
+fn what_is_undone_is_undone_in_the_same_order_by_everyone() {
+    let mut sim = Sim::new().nodes(4).plan("web", "paused: true");
+    for node in ["n01", "n02", "n03", "n04"] {
+        left_behind(&mut sim, node, NodeState::StagedAndPerformedUpdate, true);
+    }
+    // Every decision is made on the world in two orders.
+    sim.run_for(minutes(1));
+    assert!(sim.world.nodes.iter().all(|node| !node.unschedulable));
+}
+
+#[test]
 fn what_is_undone_is_granted_only_after() {
     let mut sim = Sim::new().nodes(1).plan("web", "");
     sim.hidden_mut("n01").timing = Timing {

@@ -36,10 +36,6 @@ impl Checker {
     /// Before the ledger is written.
     pub fn ledger(&mut self, now: DateTime<Utc>, world: &World, change: &LedgerChange) {
         let new = &change.spec;
-        let Some(old) = &world.ledger else {
-            assert!(!change.grants, "grants in a ledger that is made anew");
-            return;
-        };
         for plan in &world.plans {
             let stops = plan.deleting || plan.spec.paused;
             let recorded = new
@@ -52,6 +48,10 @@ impl Checker {
                 plan.name
             );
         }
+        let Some(old) = &world.ledger else {
+            assert!(!change.grants, "grants in a ledger that is made anew");
+            return;
+        };
         self.count_failures(world, new);
         self.order(now, world, old, new);
         let made: Vec<_> = new

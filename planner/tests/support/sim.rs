@@ -47,6 +47,9 @@ pub struct Sim {
     pub(super) born: u32,
 }
 
+/// How many events may pass until what a test waits for.
+const STEPS: usize = 5_000;
+
 /// How many rounds without time may pass before the planner is going in circles.
 const ROUNDS: usize = 60;
 
@@ -342,8 +345,11 @@ impl Sim {
     pub fn run_until(&mut self, what: &str, condition: impl Fn(&Self) -> bool) {
         let limit = self.now + TimeDelta::days(10);
         self.settle();
-        while !condition(self) {
-            let next = self.next().filter(|next| *next <= limit);
+        for step in 0.. {
+            if condition(self) {
+                return;
+            }
+            let next = self.next().filter(|next| *next <= limit && step < STEPS);
             let Some(next) = next else {
                 panic!("it never comes to this: {what}\n{}", self.story())
             };

@@ -7,7 +7,7 @@ mod components;
 mod readiness;
 
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,6 +16,7 @@ use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config};
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
@@ -297,28 +298,55 @@ impl ControlPlane {
 
     /// Runs kubectl as the admin.
     pub async fn kubectl(&self, args: &[&str]) -> Result<Output> {
-        Command::new(control_plane_binary("kubectl")?)
+        let mut command = self.kubectl_command(args)?;
+        command.output().await.context("running kubectl")
+    }
+
+    fn kubectl_command(&self, args: &[&str]) -> Result<Command> {
+        let mut command = Command::new(control_plane_binary("kubectl")?);
+        command
             // A --kubeconfig among the arguments wins over this.
             .env("KUBECONFIG", self.kubeconfig_file())
             .args(args)
             // Discovery caches go with everything else.
             .env("KUBECACHEDIR", self.layout.file("kubectl-cache"))
-            .kill_on_drop(true)
-            .output()
-            .await
-            .context("running kubectl")
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// `kubectl apply` of a text as the admin; the answer as it is.
+    pub async fn try_apply(&self, flags: &[&str], yaml: &str) -> Result<Output> {
+        let mut child = self
+            .kubectl_command(&[&["apply", "-f", "-"], flags].concat())?
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .context("running kubectl")?;
+        let mut stdin = child.stdin.take().context("kubectl has no standard input")?;
+        let written = stdin.write_all(yaml.as_bytes()).await;
+        drop(stdin);
+        let output = child.wait_with_output().await?;
+        // One that ends early says why.
+        if output.status.success() {
+            written.context("writing to kubectl")?;
+        }
+        Ok(output)
+    }
+
+    /// `kubectl apply` of a text as the admin, and what it printed; fails as it fails.
+    pub async fn apply(&self, flags: &[&str], yaml: &str) -> Result<String> {
+        printed("apply", &self.try_apply(flags, yaml).await?)
     }
 
     /// Runs kubectl as the admin, and gives what it printed; fails as it fails.
     pub async fn kubectl_ok(&self, args: &[&str]) -> Result<String> {
-        let output = self.kubectl(args).await?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(
-            output.status.success(),
-            "kubectl {} failed: {}",
-            args.join(" "),
-            error.trim()
-        );
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        printed(&args.join(" "), &self.kubectl(args).await?)
     }
+}
+
+fn printed(what: &str, output: &Output) -> Result<String> {
+    let error = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "kubectl {what} failed: {}", error.trim());
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -184,9 +184,9 @@ pub(super) fn pod_status(pod: &Pod, containers: &Containers, now: DateTime<Utc>)
     json!({
         "phase": "Running",
         "hostIP": host,
-        "hostIPs": [{ "ip": host }],
+        // Merged by address otherwise, and a pod that is started again has another one; so has a node that was replaced.
+        "hostIPs": [{ "$patch": "replace" }, { "ip": host }],
         "podIP": address,
-        // Merged by address otherwise, and a pod that is started again has another one.
         "podIPs": [{ "$patch": "replace" }, { "ip": address }],
         "startTime": start.and_then(|start| serde_json::to_value(start).ok()).unwrap_or_else(|| time(*started).into()),
         "conditions": [

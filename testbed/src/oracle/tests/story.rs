@@ -78,6 +78,8 @@ impl Story {
             halted: false,
             wave_sizes: BTreeMap::new(),
             open_wave: 0,
+            open_wave_name: String::new(),
+            failed: Vec::new(),
         };
         let spec = UpdateLedgerSpec {
             plans: [(PLAN.into(), entry)].into(),

@@ -1,0 +1,543 @@
+//! Bad plans: refused by the Kubernetes API where a schema can say it, else `Valid=False`; either way the message names
+//! the field, the value and what would be right. Other plans go on.
+
+use std::collections::BTreeSet;
+
+use api::plan::{Phase, condition};
+use kube::api::{ApiResource, DynamicObject, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use testbed::lab::Bare;
+use testbed::oracle::Expectations;
+
+use crate::support::{assert_says, assert_untouched, complete, lab, plan, pools, raw_plan, status};
+
+/// What the Kubernetes API says to a plan with this spec; none where it takes it.
+async fn refusal(client: &Client, spec: &Value) -> Option<String> {
+    // Without types of ours: what is sent is what stands here.
+    let api: Api<DynamicObject> = Api::all_with(client.clone(), &ApiResource::erase::<api::UpdatePlan>(&()));
+    let object: DynamicObject = serde_json::from_value(raw_plan("bad", spec)).unwrap();
+    let params = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    match api.create(&params, &object).await {
+        Ok(_) => None,
+        Err(kube::Error::Api(status)) => Some(status.message),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// A good spec with other fields.
+fn spec(changes: &Value) -> Value {
+    let mut spec = json!({"targetVersion": "1.21.0", "nodeSelector": {}});
+    for (field, value) in changes.as_object().unwrap() {
+        spec[field] = value.clone();
+    }
+    spec
+}
+
+/// A spec with one maintenance window.
+fn with_window(window: &Value) -> Value {
+    json!({"maintenanceWindows": [window]})
+}
+
+/// A spec with one recurring window, of two hours a day but for what is given.
+fn with_schedule(changes: &Value) -> Value {
+    let mut window = json!({"name": "w", "schedule": "0 2 * * *", "duration": "2h"});
+    for (field, value) in changes.as_object().unwrap() {
+        window[field] = value.clone();
+    }
+    with_window(&window)
+}
+
+async fn assert_refused(client: &Client, cases: &[(Value, &[&str])]) {
+    for (changes, words) in cases {
+        let Some(message) = refusal(client, &spec(changes)).await else {
+            panic!("accepted: {changes}")
+        };
+        for word in *words {
+            assert!(
+                message.contains(word),
+                "{changes}: {word:?} is not in:\n{message}"
+            );
+        }
+    }
+}
+
+const VERSION: &str = "is not a version: give it in full and without a leading v, such as 1.21.0";
+const NUMBER: &str = "must be a number of nodes from 1, or a percentage from 1% to 100%";
+const DURATION: &str =
+    "must be a duration of hours, minutes and seconds such as 1h30m, 15m or 90s, at most 10000h";
+const FIVE_FIELDS: &str = "must have five fields (minute hour day-of-month month day-of-week)";
+const ZONE: &str = "timeZone must be an IANA time zone name such as Europe/Berlin or UTC";
+const EITHER_FORM: &str = "a window has either schedule and duration, or start and end";
+const THE_REST: &str =
+    "waves must end with one that takes the rest: remove size and nodeSelector from the last wave";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_kubernetes_api_refuses_what_a_schema_can_say() {
+    let bare = Bare::start().await.unwrap();
+    let client = bare.plane.client().await.unwrap();
+    assert_eq!(refusal(&client, &spec(&json!({}))).await, None);
+    for text in [
+        "v1.21.0",
+        "latest",
+        "1.21",
+        "1.21.0.1",
+        "01.21.0",
+        "1.21.0-",
+        "99999999999.0.0",
+    ] {
+        let value = format!("spec.targetVersion: Invalid value: \"{text}\"");
+        assert_refused(&client, &[(json!({"targetVersion": text}), &[&value, VERSION])]).await;
+    }
+    numbers_of_nodes(&client).await;
+    durations(&client).await;
+    windows(&client).await;
+    waves(&client).await;
+    types(&client).await;
+    unknown_fields(&bare).await;
+}
+
+async fn numbers_of_nodes(client: &Client) {
+    for bad in [
+        json!(0),
+        json!(-1),
+        json!("0%"),
+        json!("101%"),
+        json!("1000%"),
+        json!("10"),
+        json!("ten"),
+        json!(""),
+    ] {
+        let value = format!("Invalid value: {bad}");
+        let wave = |field: &str| json!({"waves": [{"name": "canary", field: bad}, {"name": "rest"}]});
+        assert_refused(
+            client,
+            &[
+                (
+                    json!({"maxUnavailable": bad}),
+                    &["spec.maxUnavailable", &value, NUMBER],
+                ),
+                (
+                    json!({"failurePolicy": {"threshold": bad}}),
+                    &["spec.failurePolicy.threshold", &value, NUMBER],
+                ),
+                (wave("size"), &["spec.waves[0].size", &value, NUMBER]),
+                (
+                    wave("maxUnavailable"),
+                    &["spec.waves[0].maxUnavailable", &value, NUMBER],
+                ),
+            ],
+        )
+        .await;
+    }
+    for good in [json!(1), json!("1%"), json!("100%"), json!(1_000_000)] {
+        assert_eq!(
+            refusal(client, &spec(&json!({"maxUnavailable": good}))).await,
+            None,
+            "{good}"
+        );
+    }
+    assert_refused(
+        client,
+        &[
+            (
+                json!({"failurePolicy": {"retries": -1}}),
+                &["spec.failurePolicy.retries", "greater than or equal to 0"],
+            ),
+            (
+                json!({"failurePolicy": {"retries": 11}}),
+                &["spec.failurePolicy.retries", "less than or equal to 10"],
+            ),
+        ],
+    )
+    .await;
+}
+
+async fn durations(client: &Client) {
+    for bad in [
+        "1d",
+        "-5m",
+        "99999999h",
+        "10001h",
+        "2h 30m",
+        "5",
+        "h",
+        "forever",
+        "",
+    ] {
+        let value = format!("Invalid value: \"{bad}\"");
+        assert_refused(
+            client,
+            &[
+                (
+                    json!({"expectedNodeDuration": bad}),
+                    &["spec.expectedNodeDuration", &value, DURATION],
+                ),
+                (
+                    json!({"drain": {"timeout": bad}}),
+                    &["spec.drain.timeout", &value, DURATION],
+                ),
+                (
+                    json!({"waves": [{"name": "rest", "soak": bad}]}),
+                    &["spec.waves[0].soak", &value, DURATION],
+                ),
+                (
+                    with_schedule(&json!({"duration": bad})),
+                    &["spec.maintenanceWindows[0].duration", &value, DURATION],
+                ),
+            ],
+        )
+        .await;
+    }
+    assert_refused(
+        client,
+        &[
+            (
+                json!({"expectedNodeDuration": "0s"}),
+                &["\"0s\": expectedNodeDuration must be from 1s to 24h"],
+            ),
+            (
+                json!({"drain": {"timeout": "25h"}}),
+                &["\"25h\": drain.timeout must be from 1s to 24h"],
+            ),
+            (
+                json!({"timeouts": {"stage": "0s"}}),
+                &["\"0s\": timeouts.stage must be from 1s to 24h"],
+            ),
+            (
+                json!({"timeouts": {"reboot": "25h"}}),
+                &["\"25h\": timeouts.reboot must be from 1s to 24h"],
+            ),
+            (
+                json!({"monitoring": {"timeout": "999ms"}}),
+                &["\"999ms\": monitoring.timeout must be from 1s to 24h"],
+            ),
+            (
+                json!({"waves": [{"name": "rest", "soak": "721h"}]}),
+                &["\"721h\": soak must be from 0s to 720h"],
+            ),
+            (
+                with_schedule(&json!({"duration": "0s"})),
+                &["\"0s\": duration must be from 1s to 8760h"],
+            ),
+            (
+                json!({"monitoring": {"minReady": "20m"}}),
+                &[
+                    "spec.monitoring.minReady",
+                    "minReady 20m must be at most timeout, which is 15m",
+                ],
+            ),
+        ],
+    )
+    .await;
+}
+
+async fn windows(client: &Client) {
+    let one_off = |start: &str, end: &str| with_window(&json!({"name": "w", "start": start, "end": end}));
+    assert_refused(
+        client,
+        &[
+            (
+                with_schedule(&json!({"timeZone": "Europe/Berlinn"})),
+                &["maintenanceWindows[0].timeZone", "Europe/Berlinn", ZONE],
+            ),
+            (
+                with_schedule(&json!({"timeZone": "CEST"})),
+                &["maintenanceWindows[0].timeZone", "CEST", ZONE],
+            ),
+            (
+                with_schedule(&json!({"timeZone": "+01:00"})),
+                &["maintenanceWindows[0].timeZone", "+01:00", ZONE],
+            ),
+            (
+                with_schedule(&json!({"timeZone": "Local"})),
+                &["maintenanceWindows[0].timeZone", "Local", ZONE],
+            ),
+            (
+                with_schedule(&json!({"schedule": "0 0 2 * * *"})),
+                &["maintenanceWindows[0].schedule", "0 0 2 * * *", FIVE_FIELDS],
+            ),
+            (
+                with_schedule(&json!({"schedule": "0 2 * *"})),
+                &["maintenanceWindows[0].schedule", "0 2 * *", FIVE_FIELDS],
+            ),
+            (
+                with_schedule(&json!({"schedule": "@often"})),
+                &[
+                    "maintenanceWindows[0].schedule",
+                    "@often",
+                    "or be @hourly, @daily",
+                ],
+            ),
+            (
+                one_off("2026-11-27T00:00:00Z", "2026-11-26T23:00:00Z"),
+                &["maintenanceWindows[0].end", "end must be after start"],
+            ),
+            (
+                one_off("2026-11-27T00:00:00Z", "2026-11-27T00:00:00Z"),
+                &["maintenanceWindows[0].end", "end must be after start"],
+            ),
+            (
+                one_off("2026-11-27T00:00:00Z", "2026-11-27T01:00:00+02:00"),
+                &["end must be after start"],
+            ),
+            (
+                one_off("2026-11-27", "2026-11-28"),
+                &["maintenanceWindows[0].start", "\"2026-11-27\"", "date-time"],
+            ),
+            (
+                with_schedule(&json!({"start": "2026-11-27T00:00:00Z", "end": "2026-11-28T00:00:00Z"})),
+                &["maintenanceWindows[0]", EITHER_FORM],
+            ),
+            (
+                with_window(&json!({"name": "w"})),
+                &["maintenanceWindows[0]", EITHER_FORM],
+            ),
+            (
+                with_window(&json!({"name": "w", "schedule": "0 2 * * *"})),
+                &[
+                    "maintenanceWindows[0]",
+                    "schedule and duration go together: give both, or neither",
+                ],
+            ),
+            (
+                with_window(&json!({"name": "w", "start": "2026-11-27T00:00:00Z"})),
+                &[
+                    "maintenanceWindows[0]",
+                    "start and end go together: give both, or neither",
+                ],
+            ),
+            (
+                with_window(
+                    &json!({"name": "w", "start": "2026-11-27T00:00:00Z", "end": "2026-11-28T00:00:00Z",
+                "timeZone": "Europe/Berlin"}),
+                ),
+                &[
+                    "maintenanceWindows[0]",
+                    "timeZone is for schedule; start and end carry their own offset",
+                ],
+            ),
+            (
+                json!({"maintenanceWindows": [{"name": "w", "schedule": "@daily", "duration": "1h"},
+                {"name": "w", "schedule": "@weekly", "duration": "1h"}]}),
+                &[
+                    "spec.maintenanceWindows",
+                    "maintenanceWindows must have different names",
+                ],
+            ),
+        ],
+    )
+    .await;
+}
+
+async fn waves(client: &Client) {
+    let waves = |waves: Value| json!({"waves": waves});
+    let selector = json!({"matchLabels": {"tier": "dev"}});
+    let many: Vec<Value> = (0..21)
+        .map(|i| json!({"name": format!("w{i}"), "size": 1}))
+        .collect();
+    assert_refused(
+        client,
+        &[
+            (
+                waves(json!([{"name": "canary", "size": 1}])),
+                &["spec.waves", THE_REST],
+            ),
+            (
+                waves(json!([{"name": "canary", "size": 1}, {"name": "dev", "nodeSelector": selector}])),
+                &["spec.waves", THE_REST],
+            ),
+            (
+                waves(json!([{"name": "all"}, {"name": "rest"}])),
+                &[
+                    "spec.waves",
+                    "waves before the last must have a size or a nodeSelector, or they would take every node",
+                ],
+            ),
+            (
+                waves(json!([{"name": "a", "size": 1}, {"name": "a"}])),
+                &["spec.waves", "waves must have different names"],
+            ),
+            (
+                waves(json!([{"name": "The Rest"}])),
+                &[
+                    "spec.waves[0].name",
+                    "\"The Rest\"",
+                    "must be lower case letters, digits and hyphens, such as canary",
+                ],
+            ),
+            (waves(json!(many)), &["spec.waves", "must have at most 20 items"]),
+        ],
+    )
+    .await;
+}
+
+async fn types(client: &Client) {
+    assert_refused(
+        client,
+        &[
+            (
+                json!({"targetVersion": 1.21}),
+                &["spec.targetVersion", "must be of type string"],
+            ),
+            (
+                json!({"targetVersion": null}),
+                &["spec.targetVersion: Required value"],
+            ),
+            (
+                json!({"nodeSelector": null}),
+                &["spec.nodeSelector: Required value"],
+            ),
+            (
+                json!({"paused": "yes"}),
+                &["spec.paused", "must be of type boolean"],
+            ),
+            (
+                json!({"waves": "canary"}),
+                &["spec.waves", "must be of type array"],
+            ),
+            (
+                json!({"maxUnavailable": 1.5}),
+                &["spec.maxUnavailable", "must be of type integer,string"],
+            ),
+            (
+                with_schedule(&json!({"duration": 7200})),
+                &["maintenanceWindows[0].duration", "must be of type string"],
+            ),
+        ],
+    )
+    .await;
+}
+
+/// A field that does not exist, or not yet, is no field that is ignored.
+async fn unknown_fields(bare: &Bare) {
+    for field in ["maintenanceWindow", "priority", "minReleaseAge"] {
+        let yaml = raw_plan("bad", &spec(&json!({field: "x"}))).to_string();
+        let answer = bare.plane.try_apply(&["--dry-run=server"], &yaml).await.unwrap();
+        let said = String::from_utf8_lossy(&answer.stderr);
+        assert!(!answer.status.success(), "{field} was accepted");
+        assert_says(&said, &[&format!("unknown field \"spec.{field}\"")]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_only_the_controller_can_see_is_valid_false_and_other_plans_go_on() {
+    let lab = lab(pools(&[("good", 2), ("bad", 1)])).await;
+    let expression = |expression: Value| json!({"nodeSelector": {"matchExpressions": [expression]}});
+    let cases: &[(&str, Value, &[&str])] = &[
+        (
+            "no-such-hour",
+            with_schedule(&json!({"schedule": "0 25 * * *"})),
+            &[
+                "spec.maintenanceWindows[0].schedule: \"0 25 * * *\": ",
+                "use five fields",
+                "such as \"0 2 * * MON-THU\"",
+            ],
+        ),
+        (
+            "no-such-day",
+            with_schedule(&json!({"schedule": "0 2 * * FUNDAY"})),
+            &[
+                "spec.maintenanceWindows[0].schedule: \"0 2 * * FUNDAY\": ",
+                "use five fields",
+            ],
+        ),
+        (
+            "never",
+            with_schedule(&json!({"schedule": "0 2 30 2 *"})),
+            &[
+                "spec.maintenanceWindows[0].schedule: \"0 2 30 2 *\": ",
+                "this one never comes",
+            ],
+        ),
+        (
+            "no-version",
+            json!({"targetVersion": "1.21.0-01"}),
+            &[
+                "spec.targetVersion: \"1.21.0-01\": ",
+                "give a full version without a leading v, such as 1.21.0",
+            ],
+        ),
+        (
+            "no-operator",
+            expression(json!({"key": "pool", "operator": "Is", "values": ["bad"]})),
+            &[
+                "spec.nodeSelector.matchExpressions[0].operator: \"Is\": ",
+                "use In, NotIn, Exists or DoesNotExist",
+            ],
+        ),
+        (
+            "no-values",
+            expression(json!({"key": "pool", "operator": "In"})),
+            &[
+                "spec.nodeSelector.matchExpressions[0].values: ",
+                "In and NotIn need at least one value",
+            ],
+        ),
+        (
+            "no-wave-operator",
+            json!({"waves": [
+                {"name": "a", "nodeSelector": {"matchExpressions": [{"key": "pool", "operator": "Has"}]}}, {"name": "rest"}]}),
+            &[
+                "spec.waves[0].nodeSelector.matchExpressions[0].operator: \"Has\": ",
+                "use In, NotIn, Exists or DoesNotExist",
+            ],
+        ),
+    ];
+    let bad_nodes = json!({"matchLabels": {"pool": "bad"}});
+    let mut yaml = Vec::new();
+    for (name, changes, _) in cases {
+        let mut spec = json!({"nodeSelector": bad_nodes});
+        for (field, value) in changes.as_object().unwrap() {
+            spec[field] = value.clone();
+        }
+        yaml.push(plan(name, &spec));
+    }
+    let good = json!({"nodeSelector": {"matchLabels": {"pool": "good"}}, "maxUnavailable": "100%"});
+    yaml.push(plan("good", &good));
+    lab.apply(&yaml.join("\n---\n")).await.unwrap();
+
+    for (name, _, words) in cases {
+        let found = status(&lab, name, "plan that is Invalid", |status| {
+            status.phase == Some(Phase::Invalid)
+        })
+        .await;
+        let valid = found
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == condition::VALID)
+            .unwrap();
+        assert_eq!(
+            (valid.status.as_str(), valid.reason.as_str()),
+            ("False", "Invalid"),
+            "{name}"
+        );
+        assert_says(&valid.message, words);
+        assert_eq!(
+            found.message.as_ref(),
+            Some(&valid.message),
+            "{name}: what is wrong is also the message"
+        );
+        assert_eq!(found.observed_generation, Some(1));
+    }
+    complete(&lab, "good").await;
+    assert_untouched(&lab, "bad1").await;
+    assert_eq!(lab.fleet.node("bad1").unwrap().version(), "1.20.3");
+    // Nothing of a plan that was never valid is in the ledger, and once it is mended it goes on like any other.
+    let plans = crate::support::get_ledger(&lab).await.spec.plans;
+    let names: BTreeSet<String> = plans.into_values().map(|entry| entry.name).collect();
+    assert_eq!(names, BTreeSet::from(["good".to_owned()]));
+    for (name, ..) in &cases[1..] {
+        lab.plane
+            .kubectl_ok(&["delete", "uplan", name, "--wait=false"])
+            .await
+            .unwrap();
+    }
+    crate::support::edit(&lab, cases[0].0, &json!({"maintenanceWindows": null})).await;
+    complete(&lab, cases[0].0).await;
+    assert_eq!(lab.fleet.node("bad1").unwrap().version(), "1.21.0");
+    lab.finish(&Expectations::complete("good")).await.unwrap();
+}
