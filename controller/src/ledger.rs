@@ -73,7 +73,11 @@ pub async fn swap(
     };
     match written {
         Ok(written) => {
+            let whole = written.spec == ledger.spec;
             context.view.created(written);
+            if !whole {
+                return Err(RequestError::Pruned);
+            }
             for event in &change.events {
                 if let Some(note) = Note::planned(event, snapshot) {
                     context.events.publish(note);

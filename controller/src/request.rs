@@ -17,6 +17,12 @@ pub enum RequestError {
     /// There was no answer in time; whether it was carried out is not known.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The API has stored something else than was sent.
+    #[error(
+        "stored without some of its fields, which the CustomResourceDefinition does not know: \
+         apply the CRDs that belong to this version"
+    )]
+    Pruned,
     /// The API's refusal, or no connection to it.
     #[error("{}", explain(.0))]
     Kube(#[from] kube::Error),

@@ -217,6 +217,18 @@ async fn the_ledger_is_written_on_the_version_that_was_decided_on() {
 }
 
 #[tokio::test]
+async fn a_ledger_that_is_not_stored_as_it_was_sent_is_an_error_and_not_tried_again_at_once() {
+    let mut other = ledger("6");
+    other["spec"]["plans"]["p"] = json!({"name": "p", "generation": 1, "run": "r", "target": "1.21.0",
+        "startedAt": "2026-11-22T08:00:00Z"});
+    let api = Api::new([(200, other)]).with(stored("5"));
+    let error = api.swap(false).await.unwrap_err();
+    assert!(matches!(error, RequestError::Pruned));
+    assert!(error.to_string().contains("apply the CRDs"), "{error}");
+    assert_eq!(api.ledger_version().as_deref(), Some("6"), "it is known as it is");
+}
+
+#[tokio::test]
 async fn s2_a_swap_that_is_lost_shows_what_won() {
     let api = Api::new([refusal(409, "Conflict"), (200, ledger("9"))]).with(stored("5"));
     assert_eq!(api.swap(false).await.unwrap(), Swap::Renewed);

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use api::plan::{Phase, UpdatePlanStatus};
 use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
 use kube::{Api, Client};
-use tokio::sync::{Mutex, MutexGuard};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::control_plane::{self, ControlPlane};
 use crate::fleet::{Fleet, FleetSpec};
@@ -21,20 +21,20 @@ const FLEET_WITHIN: Duration = Duration::from_secs(60);
 /// How long the recorder may take to catch up.
 const HISTORY_WITHIN: Duration = Duration::from_secs(30);
 
-/// One control plane at a time: two cores are not enough for two.
-static ONE_AT_A_TIME: Mutex<()> = Mutex::const_new(());
+/// Two control planes at a time: they wait more than they work, but two cores are not enough for more.
+static TURNS: Semaphore = Semaphore::const_new(2);
 
 /// A control plane with the operator's objects, and nothing that runs: for what only asks the Kubernetes API.
 pub struct Bare {
     /// The control plane.
     pub plane: ControlPlane,
-    _turn: MutexGuard<'static, ()>,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Bare {
     /// Starts it and puts CRDs, namespace and the chart's objects on it.
     pub async fn start() -> Result<Self> {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = TURNS.acquire().await?;
         let plane = ControlPlane::start(control_plane::Options::default()).await?;
         operator::install(&plane).await?;
         Ok(Self { plane, _turn: turn })
@@ -52,13 +52,13 @@ pub struct Lab {
     /// An admin's client.
     pub client: Client,
     recorder: Recorder,
-    _turn: MutexGuard<'static, ()>,
+    _turn: SemaphorePermit<'static>,
 }
 
 impl Lab {
     /// Starts everything and waits until it is ready: nodes, workloads, and a shadow with a report for every node.
     pub async fn start(fleet: FleetSpec, options: &operator::Options) -> Result<Self> {
-        let turn = ONE_AT_A_TIME.lock().await;
+        let turn = TURNS.acquire().await?;
         // Building them may take long, and would starve a control plane.
         let programs = operator::programs(options).await?;
         let plane = ControlPlane::start(control_plane::Options::default()).await?;

@@ -130,9 +130,9 @@ fn timing() -> impl Strategy<Value = Timing> {
 }
 
 proptest! {
-    // A tenth of PROPTEST_CASES, which is 256 unless it is set.
+    // A sixteenth of PROPTEST_CASES, which is 256 unless it is set.
     #![proptest_config(ProptestConfig {
-        cases: ProptestConfig::default().cases.div_ceil(10),
+        cases: ProptestConfig::default().cases.div_ceil(16),
         failure_persistence: None,
         ..ProptestConfig::default()
     })]

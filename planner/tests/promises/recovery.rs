@@ -24,7 +24,7 @@ fn failures(sim: &Sim) -> Vec<&str> {
 #[test]
 fn a_lost_ledger_is_rebuilt_before_anything_else_and_the_run_goes_on() {
     let mut losses = Vec::new();
-    for after in (0..900).step_by(13) {
+    for after in (0..900).step_by(23) {
         let mut sim = Sim::new().nodes(6).plan("web", WAVES);
         sim.run_for(seconds(after));
         let run = sim.status("web").run.clone().unwrap();

@@ -25,13 +25,13 @@ fn closes(windows: &Windows, at: &str) -> Option<DateTime<Utc>> {
     }
 }
 
-/// Every change between two instants, found by looking at each minute: opens and closes.
+/// Every change between two instants, found by looking every five minutes: opens and closes.
 fn changes(windows: &Windows, from: &str, to: &str) -> Vec<(bool, String)> {
     let (mut at, end) = (time(from), time(to));
     let mut found = Vec::new();
     let mut open = matches!(windows.at(at), WindowState::Open { .. });
     while at < end {
-        at += minutes(1);
+        at += minutes(5);
         let now = matches!(windows.at(at), WindowState::Open { .. });
         if now != open {
             found.push((now, at.format("%dT%H:%MZ").to_string()));

@@ -41,11 +41,11 @@ fn is_disruption(event: &&SimEvent) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closing_window_takes_back_what_does_not_reboot_yet_and_nothing_begins_before_the_next() {
     let lab = lab(fleet()).await;
-    let staging = make_slow(&lab, "staging1", seconds(10), seconds(0));
-    let rebooting = make_slow(&lab, "rebooting1", seconds(0), seconds(9));
+    let staging = make_slow(&lab, "staging1", seconds(12), seconds(0));
+    let rebooting = make_slow(&lab, "rebooting1", seconds(0), seconds(11));
     let now = Utc::now();
-    let closes: DateTime<Utc> = rfc3339(now + chrono::TimeDelta::seconds(7)).parse().unwrap();
-    let first = window("first", now, 0, 7);
+    let closes: DateTime<Utc> = rfc3339(now + chrono::TimeDelta::seconds(9)).parse().unwrap();
+    let first = window("first", now, 0, 9);
     lab.apply(&plan(
         "p",
         &json!({
