@@ -30,8 +30,10 @@ pub enum Key {
 /// A request that changes one object.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Write {
-    /// A merge patch of a plan.
-    Plan(Patched),
+    /// A merge patch that puts our finalizer on a plan.
+    Hold(Patched),
+    /// A merge patch that takes our finalizer from a plan.
+    Release(Patched),
     /// A merge patch of a node.
     Node(Patched),
     /// A shadow as it is to be.
@@ -75,7 +77,7 @@ impl Write {
     #[must_use]
     pub fn key(&self) -> Key {
         match self {
-            Self::Plan(patched) => Key::Plan(patched.target.name.clone()),
+            Self::Hold(patched) | Self::Release(patched) => Key::Plan(patched.target.name.clone()),
             Self::Node(patched) => Key::Node(patched.target.name.clone()),
             Self::Shadow(shadow) => Key::Shadow(shadow.name_any()),
             Self::Status(plan, _) => Key::Plan(plan.name_any()),
@@ -86,8 +88,10 @@ impl Write {
     #[must_use]
     pub fn of(action: Action, snapshot: &Snapshot) -> Option<Self> {
         match action {
-            Action::AddFinalizer { plan } => finalizer(snapshot.plans.get(&plan)?, true).map(Self::Plan),
-            Action::RemoveFinalizer { plan } => finalizer(snapshot.plans.get(&plan)?, false).map(Self::Plan),
+            Action::AddFinalizer { plan } => finalizer(snapshot.plans.get(&plan)?, true).map(Self::Hold),
+            Action::RemoveFinalizer { plan } => {
+                finalizer(snapshot.plans.get(&plan)?, false).map(Self::Release)
+            }
             Action::Cordon { node, disruption } => {
                 Some(Self::Node(cordon(snapshot.nodes.get(&node)?, &disruption)))
             }
@@ -284,7 +288,9 @@ mod tests {
             }
         };
         let finalizers = |action: Action, snapshot: &Snapshot| match Write::of(action, snapshot) {
-            Some(Write::Plan(patched)) => Some(patched.patch["metadata"]["finalizers"].clone()),
+            Some(Write::Hold(patched) | Write::Release(patched)) => {
+                Some(patched.patch["metadata"]["finalizers"].clone())
+            }
             None => None,
             other => panic!("{other:?}"),
         };

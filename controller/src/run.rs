@@ -163,6 +163,9 @@ impl Term {
             look_again,
         } = decisions;
         if let Some(change) = ledger {
+            if change.grants && self.writer.is_releasing() {
+                return latest;
+            }
             if now < self.ledger_not_before {
                 return self.ledger_not_before.min(latest);
             }

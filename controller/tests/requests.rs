@@ -351,6 +351,36 @@ async fn a_node_that_has_changed_is_read_again_before_it_is_decided_on_again() {
 }
 
 #[tokio::test]
+async fn s12_a_plan_is_losing_its_finalizer_until_the_answer_is_known() {
+    let plan = |version: &str, finalizers: Value| -> Value {
+        json!({"apiVersion": "brupop.bottlerocket.aws/v1alpha1", "kind": "UpdatePlan",
+            "metadata": {"name": "p", "uid": "p", "resourceVersion": version, "finalizers": finalizers},
+            "spec": {"targetVersion": "1.21.0", "nodeSelector": {}}})
+    };
+    let api = Api::new([(200, plan("6", json!([])))]).with(None);
+    let held: api::UpdatePlan =
+        serde_json::from_value(plan("5", json!(["brupop.bottlerocket.aws/grants"]))).unwrap();
+    api.watched([held]);
+    let context = Arc::new(api.context);
+    let mut writer = Writer::new(context.clone());
+    let release = Action::RemoveFinalizer { plan: "p".into() };
+    let write = Write::of(release, &context.view.snapshot().unwrap()).unwrap();
+    writer.start(vec![write], Instant::now());
+    assert!(writer.is_releasing());
+    writer.finished().await;
+    assert!(!writer.is_releasing());
+    let known = context.view.snapshot().unwrap().plans["p"]
+        .metadata
+        .finalizers
+        .clone();
+    assert_eq!(
+        known.unwrap_or_default(),
+        <[String; 0]>::default(),
+        "and then it is known to be gone"
+    );
+}
+
+#[tokio::test]
 async fn a_lease_is_taken_counted_from_before_the_request_and_given_back() {
     let lease = json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1",
         "metadata": {"name": "brupop-update-controller", "resourceVersion": "3"},
