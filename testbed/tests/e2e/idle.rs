@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use chrono::Utc;
 use serde_json::{Value, json};
 use testbed::lab::Lab;
 use testbed::oracle::Expectations;
 
-use crate::support::{complete, lab, machines, plan, seconds};
+use crate::support::{complete, lab, machines, plan, seconds, window};
 
 /// What the operator's programs have asked of the Kubernetes API so far: verb and resource, with their number.
 fn requests(lab: &Lab) -> BTreeMap<String, usize> {
@@ -45,8 +46,9 @@ async fn agents_requests(lab: &Lab) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn l7_an_idle_cluster_causes_no_writes_but_the_lease() {
     let lab = lab(machines(3)).await;
-    // In windows that come and go, in which there is nothing left to do.
-    let windows = json!([{"name": "always", "schedule": "* * * * *", "duration": "30s"}]);
+    // While nothing may happen, a window closes and another opens, in which there is nothing left to do.
+    let now = Utc::now();
+    let windows = json!([window("first", now, 0, 10), window("second", now, 16, 600)]);
     lab.apply(&plan(
         "p",
         &json!({"maxUnavailable": 3, "maintenanceWindows": windows}),
