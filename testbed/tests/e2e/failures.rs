@@ -174,7 +174,6 @@ async fn l4_a_node_that_never_returns_fails_at_its_deadline_and_is_judged_afresh
         status.nodes.failed == 1 && status.nodes.updated == 1 && status.nodes.updating == 0
     })
     .await;
-    println!("{}", lab.operator.controller.log_tail()); // XXX
     let failed = &lost.failed[0];
     assert_eq!(
         (failed.node.as_str(), failed.reason),
