@@ -4,7 +4,7 @@
 //! - `rollout`: windows and waves from `kubectl apply` to `kubectl wait`, and what a person reads meanwhile
 //! - `window`: what a closing window does to nodes on their way
 //! - `lifecycle`: the same plan again, another target, paused, deleted
-//! - `validation`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
+//! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
 //! - `failures`: nodes that fail; `crashes`: programs that do
 //! - `idle`, `scale`: no work makes no requests, and many nodes at once
 //!
@@ -22,6 +22,7 @@ mod crashes;
 mod examples;
 mod failures;
 mod idle;
+mod invalid;
 mod lifecycle;
 mod rollout;
 mod scale;

@@ -1,16 +1,11 @@
-//! Bad plans: refused by the Kubernetes API where a schema can say it, else `Valid=False`; either way the message names
-//! the field, the value and what would be right. Other plans go on.
+//! Bad plans that the Kubernetes API refuses by itself: its message names the field, the value and what would be right.
 
-use std::collections::BTreeSet;
-
-use api::plan::{Phase, condition};
 use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use testbed::lab::Bare;
-use testbed::oracle::Expectations;
 
-use crate::support::{assert_says, assert_untouched, complete, lab, plan, pools, raw_plan, status};
+use crate::support::{assert_says, raw_plan};
 
 /// What the Kubernetes API says to a plan with this spec; none where it takes it.
 async fn refusal(client: &Client, spec: &Value) -> Option<String> {
@@ -43,7 +38,7 @@ fn with_window(window: &Value) -> Value {
 }
 
 /// A spec with one recurring window, of two hours a day but for what is given.
-fn with_schedule(changes: &Value) -> Value {
+pub fn with_schedule(changes: &Value) -> Value {
     let mut window = json!({"name": "w", "schedule": "0 2 * * *", "duration": "2h"});
     for (field, value) in changes.as_object().unwrap() {
         window[field] = value.clone();
@@ -421,123 +416,4 @@ async fn unknown_fields(bare: &Bare) {
         assert!(!answer.status.success(), "{field} was accepted");
         assert_says(&said, &[&format!("unknown field \"spec.{field}\"")]);
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_only_the_controller_can_see_is_valid_false_and_other_plans_go_on() {
-    let lab = lab(pools(&[("good", 2), ("bad", 1)])).await;
-    let expression = |expression: Value| json!({"nodeSelector": {"matchExpressions": [expression]}});
-    let cases: &[(&str, Value, &[&str])] = &[
-        (
-            "no-such-hour",
-            with_schedule(&json!({"schedule": "0 25 * * *"})),
-            &[
-                "spec.maintenanceWindows[0].schedule: \"0 25 * * *\": ",
-                "use five fields",
-                "such as \"0 2 * * MON-THU\"",
-            ],
-        ),
-        (
-            "no-such-day",
-            with_schedule(&json!({"schedule": "0 2 * * FUNDAY"})),
-            &[
-                "spec.maintenanceWindows[0].schedule: \"0 2 * * FUNDAY\": ",
-                "use five fields",
-            ],
-        ),
-        (
-            "never",
-            with_schedule(&json!({"schedule": "0 2 30 2 *"})),
-            &[
-                "spec.maintenanceWindows[0].schedule: \"0 2 30 2 *\": ",
-                "this one never comes",
-            ],
-        ),
-        (
-            "no-version",
-            json!({"targetVersion": "1.21.0-01"}),
-            &[
-                "spec.targetVersion: \"1.21.0-01\": ",
-                "give a full version without a leading v, such as 1.21.0",
-            ],
-        ),
-        (
-            "no-operator",
-            expression(json!({"key": "pool", "operator": "Is", "values": ["bad"]})),
-            &[
-                "spec.nodeSelector.matchExpressions[0].operator: \"Is\": ",
-                "use In, NotIn, Exists or DoesNotExist",
-            ],
-        ),
-        (
-            "no-values",
-            expression(json!({"key": "pool", "operator": "In"})),
-            &[
-                "spec.nodeSelector.matchExpressions[0].values: ",
-                "In and NotIn need at least one value",
-            ],
-        ),
-        (
-            "no-wave-operator",
-            json!({"waves": [
-                {"name": "a", "nodeSelector": {"matchExpressions": [{"key": "pool", "operator": "Has"}]}}, {"name": "rest"}]}),
-            &[
-                "spec.waves[0].nodeSelector.matchExpressions[0].operator: \"Has\": ",
-                "use In, NotIn, Exists or DoesNotExist",
-            ],
-        ),
-    ];
-    let bad_nodes = json!({"matchLabels": {"pool": "bad"}});
-    let mut yaml = Vec::new();
-    for (name, changes, _) in cases {
-        let mut spec = json!({"nodeSelector": bad_nodes});
-        for (field, value) in changes.as_object().unwrap() {
-            spec[field] = value.clone();
-        }
-        yaml.push(plan(name, &spec));
-    }
-    let good = json!({"nodeSelector": {"matchLabels": {"pool": "good"}}, "maxUnavailable": "100%"});
-    yaml.push(plan("good", &good));
-    lab.apply(&yaml.join("\n---\n")).await.unwrap();
-
-    for (name, _, words) in cases {
-        let found = status(&lab, name, "plan that is Invalid", |status| {
-            status.phase == Some(Phase::Invalid)
-        })
-        .await;
-        let valid = found
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == condition::VALID)
-            .unwrap();
-        assert_eq!(
-            (valid.status.as_str(), valid.reason.as_str()),
-            ("False", "Invalid"),
-            "{name}"
-        );
-        assert_says(&valid.message, words);
-        assert_eq!(
-            found.message.as_ref(),
-            Some(&valid.message),
-            "{name}: what is wrong is also the message"
-        );
-        assert_eq!(found.observed_generation, Some(1));
-    }
-    complete(&lab, "good").await;
-    assert_untouched(&lab, "bad1").await;
-    assert_eq!(lab.fleet.node("bad1").unwrap().version(), "1.20.3");
-    // Nothing of a plan that was never valid is in the ledger, and once it is mended it goes on like any other.
-    let plans = crate::support::get_ledger(&lab).await.spec.plans;
-    let names: BTreeSet<String> = plans.into_values().map(|entry| entry.name).collect();
-    assert_eq!(names, BTreeSet::from(["good".to_owned()]));
-    for (name, ..) in &cases[1..] {
-        lab.plane
-            .kubectl_ok(&["delete", "uplan", name, "--wait=false"])
-            .await
-            .unwrap();
-    }
-    crate::support::edit(&lab, cases[0].0, &json!({"maintenanceWindows": null})).await;
-    complete(&lab, cases[0].0).await;
-    assert_eq!(lab.fleet.node("bad1").unwrap().version(), "1.21.0");
-    lab.finish(&Expectations::complete("good")).await.unwrap();
 }
