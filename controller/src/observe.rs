@@ -206,7 +206,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::view::Drained;
+    use crate::{store::Stored as _, view::Drained};
 
     const CORDON: &str = "2026-11-22T08:00:00.123456Z";
 
@@ -238,10 +238,12 @@ mod tests {
     }
 
     fn snapshot(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
-        let nodes = nodes
-            .into_iter()
-            .map(|node| (node.name_any(), Arc::new(node)))
-            .collect();
+        // As the view keeps them: what it drops nobody is told.
+        let kept = nodes.into_iter().map(|mut node| {
+            node.trim();
+            (node.name_any(), Arc::new(node))
+        });
+        let nodes = kept.collect();
         Snapshot {
             nodes,
             ..Snapshot::default()

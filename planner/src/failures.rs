@@ -20,11 +20,7 @@ use crate::{
 
 /// Whether the run has given the node up: its retries are used, or it cannot be tried again. One that runs the target all
 /// the same, and was not given up for being unhealthy on it, is judged by what it is now.
-pub(crate) fn exhausted(
-    spec: &BottlerocketShadowSpec,
-    valid: Option<&ValidPlan>,
-    node: &NodeFacts,
-) -> bool {
+pub(crate) fn exhausted(spec: &BottlerocketShadowSpec, valid: Option<&ValidPlan>, node: &NodeFacts) -> bool {
     let Some(failure) = &spec.failure else {
         return false;
     };

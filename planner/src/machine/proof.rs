@@ -34,7 +34,11 @@ impl Granted<'_> {
 
     /// What is seen of a node that should be back by now.
     pub(super) fn whereabouts(&self, permitted_boot: &str) -> String {
-        let status = self.node.shadow.as_ref().and_then(|shadow| shadow.status.as_ref());
+        let status = self
+            .node
+            .shadow
+            .as_ref()
+            .and_then(|shadow| shadow.status.as_ref());
         let reported = status.and_then(|status| status.boot_id.as_deref());
         if !self.node.ready {
             "the node is not Ready".to_owned()

@@ -167,7 +167,8 @@ impl VirtualNode {
         let Some(status) = &shadow.status else { return };
         let failed = status.error.is_some() && status.run == spec.run && status.attempt == spec.attempt;
         let undoing = matches!(spec.state, NodeState::Idle | NodeState::ErrorReset);
-        let known = status.boot_id.as_deref() == Some(&facts.boot_id) && status.current_version == *self.says();
+        let known =
+            status.boot_id.as_deref() == Some(&facts.boot_id) && status.current_version == *self.says();
         if (acknowledges(status, spec) || failed && !undoing) && known {
             return;
         }
