@@ -122,6 +122,9 @@ pub enum FailureReason {
     BootedOtherVersion,
     /// The node was not Ready for `monitoring.minReady` within `monitoring.timeout`.
     Unhealthy,
+    /// A reason that another version of the operator has written and this one does not know; the message says it.
+    #[serde(other)]
+    Other,
 }
 
 impl fmt::Display for FailureReason {

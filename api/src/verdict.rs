@@ -56,6 +56,13 @@ pub enum Verdict {
         /// Since when, where that is known.
         since: Option<DateTime<Utc>>,
     },
+    /// The node's agent reports another version than its kubelet.
+    VersionDisputed {
+        /// The version that the agent reports.
+        reported: String,
+        /// The image that the kubelet names, `status.nodeInfo.osImage`.
+        os_image: String,
+    },
     /// What an earlier attempt changed is being undone.
     Resetting,
     /// Somebody else has cordoned the node.
@@ -134,6 +141,7 @@ impl Verdict {
             Self::Paused => "Paused",
             Self::Halted { .. } => "Halted",
             Self::AgentSilent { .. } => "AgentSilent",
+            Self::VersionDisputed { .. } => "VersionDisputed",
             Self::Resetting => "Resetting",
             Self::NotReady { .. } => "NotReady",
             Self::CordonedByOther => "CordonedByOther",
@@ -180,6 +188,11 @@ impl fmt::Display for Verdict {
                     since(at)
                 )
             }
+            Self::VersionDisputed { reported, os_image } => write!(
+                f,
+                "its agent reports version {reported}, but its kubelet {os_image}: look at the node, then restart its \
+                 agent's pod"
+            ),
             Self::Resetting => f.write_str("an earlier attempt is being undone"),
             Self::CordonedByOther => f.write_str("cordoned, but not by this operator: uncordon it to go on"),
             Self::Backoff { until } => write!(f, "failed before, is tried again at {}", instant(*until)),

@@ -7,9 +7,14 @@
 //! | `GET /v1/nodes/{node}/instructions` | | a stream of [`Line`]s, one JSON object a line |
 //! | `POST /v1/nodes/{node}/permit` | [`PermitRequest`] | 200 [`PermitResponse`], 409 [`Refusal`] |
 //!
-//! Every other answer is a [`Refusal`] with 400, 401, 403, 404, 409, 413 or 503. Unknown fields are ignored on both sides.
+//! Every other answer is a [`Refusal`] with 400, 401, 403, 404, 405, 409, 413 or 503.
+//!
+//! Agent and apiserver need not be of the same version. Both ignore fields that they do not know, and take a failure's
+//! reason that they do not know for [`crate::shadow::FailureReason::Other`]. An agent ignores lines of a type that it does
+//! not know; an instruction that it does not understand it leaves undone, and reports it. `tests/recorded/` holds
+//! messages of this version and of one to come, and says what is made of each.
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 
 use crate::{
     ledger::PermitRefusal,
@@ -83,7 +88,13 @@ pub struct PermitResponse {
 pub struct Refusal {
     /// One line for people.
     pub message: String,
-    /// The reason, where a permit was refused.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// The reason, where a permit was refused. None too where it is one that this version does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "known")]
     pub permit: Option<PermitRefusal>,
+}
+
+/// None for what this version does not know.
+fn known<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<Option<T>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
 }

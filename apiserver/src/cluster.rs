@@ -15,7 +15,7 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
-    core::PartialObjectMeta,
+    core::{DeserializeGuard, PartialObjectMeta},
 };
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
@@ -120,9 +120,13 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// The shadows.
+    fn shadows(&self) -> Api<BottlerocketShadow> {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// The shadows, each of which may be one that only another version understands.
     #[must_use]
-    pub fn shadows(&self) -> Api<BottlerocketShadow> {
+    pub fn readable_shadows(&self) -> Api<DeserializeGuard<BottlerocketShadow>> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 

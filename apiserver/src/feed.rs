@@ -15,7 +15,7 @@ use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Resource, ResourceExt as _,
-    core::PartialObjectMeta,
+    core::{DeserializeGuard, PartialObjectMeta},
     runtime::{
         WatchStreamExt as _,
         utils::Backoff,
@@ -195,12 +195,12 @@ impl Feeds {
                 tokio::select! { () = stop.cancelled() => {}, () = task => {} }
             });
         };
-        let shadows = watcher(cluster.shadows(), all.clone());
+        let shadows = watcher(cluster.readable_shadows(), all.clone());
         spawn(Box::pin(self.shadows.clone().follow(
             "shadows",
             shadows,
             backoff(),
-            Some,
+            readable,
         )));
         let nodes = watcher(cluster.nodes(), all);
         let node_uid = |node: PartialObjectMeta<Node>| node.metadata.uid;
@@ -225,6 +225,19 @@ impl Feeds {
     pub fn are_synced(&self) -> bool {
         self.shadows.is_synced() && self.nodes.is_synced() && self.pods.is_synced()
     }
+}
+
+/// The shadow, where this version understands it. One that it does not must not keep the others from being seen.
+fn readable(shadow: DeserializeGuard<BottlerocketShadow>) -> Option<BottlerocketShadow> {
+    let read = shadow.0.inspect_err(|invalid| {
+        let (shadow, error) = (invalid.metadata.name.as_deref(), &invalid.error);
+        tracing::warn!(
+            shadow,
+            error,
+            "a shadow is not understood: its node is told nothing"
+        );
+    });
+    read.ok()
 }
 
 /// kube's backoff, with a bound of ours.

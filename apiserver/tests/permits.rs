@@ -6,7 +6,7 @@ mod support;
 use api::names;
 use hyper::{Method, StatusCode};
 use serde_json::{Value, json};
-use support::{AGENTS, LEDGERS, NODES, Server, WORKLOADS, at, kubernetes::Fault};
+use support::{LEDGERS, NODES, Server, WORKLOADS, at, kubernetes::Fault};
 
 const PERMIT: &str = "/v1/nodes/n1/permit";
 
@@ -152,15 +152,5 @@ async fn without_a_ledger_or_a_grant_there_is_no_permit() {
         )
         .await;
     assert_eq!(status, StatusCode::BAD_REQUEST, "{refusal}");
-    server.stop().await;
-}
-
-#[tokio::test]
-async fn a_pod_that_is_gone_gets_no_permit_even_while_its_token_is_accepted() {
-    let server = drained().await;
-    server.kubernetes.delete(AGENTS, "agent-n1");
-    let (status, refusal) = server.call(Method::POST, PERMIT, &request()).await;
-    assert_eq!(status, StatusCode::UNAUTHORIZED, "{refusal}");
-    assert_eq!(grant(&server)["phase"], "Drained");
     server.stop().await;
 }

@@ -85,6 +85,7 @@ impl Stored for Node {
             }),
             node_info: status.node_info.map(|info| NodeSystemInfo {
                 boot_id: info.boot_id,
+                os_image: info.os_image,
                 ..NodeSystemInfo::default()
             }),
             ..NodeStatus::default()

@@ -96,6 +96,7 @@ fn node_facts(node: &Node, snapshot: &Snapshot, agents: &HashMap<&str, AgentFact
         unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true),
         disruption,
         boot_id: info.map(|info| info.boot_id.clone()).unwrap_or_default(),
+        os_image: info.map(|info| info.os_image.clone()).unwrap_or_default(),
         shadow: snapshot
             .shadows
             .get(&shadow_name(&name))
@@ -205,7 +206,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::view::Drained;
+    use crate::{store::Stored as _, view::Drained};
 
     const CORDON: &str = "2026-11-22T08:00:00.123456Z";
 
@@ -237,10 +238,12 @@ mod tests {
     }
 
     fn snapshot(nodes: impl IntoIterator<Item = Node>) -> Snapshot {
-        let nodes = nodes
-            .into_iter()
-            .map(|node| (node.name_any(), Arc::new(node)))
-            .collect();
+        // As the view keeps them: what it drops nobody is told.
+        let kept = nodes.into_iter().map(|mut node| {
+            node.trim();
+            (node.name_any(), Arc::new(node))
+        });
+        let nodes = kept.collect();
         Snapshot {
             nodes,
             ..Snapshot::default()
@@ -285,7 +288,8 @@ mod tests {
             "spec": {"unschedulable": true},
             "status": {
                 "conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-11-22T08:00:00Z"}],
-                "nodeInfo": {"bootID": "boot", "machineID": "", "systemUUID": "", "kernelVersion": "", "osImage": "",
+                "nodeInfo": {"bootID": "boot", "machineID": "", "systemUUID": "", "kernelVersion": "",
+                    "osImage": "Bottlerocket OS 1.20.3 (aws-k8s-1.33)",
                     "containerRuntimeVersion": "", "kubeletVersion": "", "kubeProxyVersion": "",
                     "operatingSystem": "", "architecture": ""}
             }
@@ -295,6 +299,7 @@ mod tests {
             (facts.name.as_str(), facts.uid.as_str(), facts.boot_id.as_str()),
             ("n", "u", "boot")
         );
+        assert_eq!(facts.os_image, "Bottlerocket OS 1.20.3 (aws-k8s-1.33)");
         assert_eq!(facts.labels["pool"], "web");
         assert_eq!(
             facts.annotations,

@@ -12,6 +12,7 @@ use crate::{
     machine,
     plan::Planning,
     rollout::Rollout,
+    running::{Running, running},
     spec::ValidPlan,
     waves::{Assignment, Member, Place},
     world::NodeFacts,
@@ -19,29 +20,25 @@ use crate::{
 
 /// Whether the run has given the node up: its retries are used, or it cannot be tried again. One that runs the target all
 /// the same, and was not given up for being unhealthy on it, is judged by what it is now.
-pub(crate) fn exhausted(
-    spec: &BottlerocketShadowSpec,
-    valid: Option<&ValidPlan>,
-    running: Option<&str>,
-    node: &NodeFacts,
-) -> bool {
+pub(crate) fn exhausted(spec: &BottlerocketShadowSpec, valid: Option<&ValidPlan>, node: &NodeFacts) -> bool {
     let Some(failure) = &spec.failure else {
         return false;
     };
     let came_back = failure.reason != FailureReason::Unhealthy
         && node.ready
         && spec.state == NodeState::Idle
-        && valid.is_some_and(|valid| running == Some(&valid.target));
+        && valid.is_some_and(|valid| running(node) == Running::Version(&valid.target));
     let retries = valid.map_or(0, |valid| valid.retries);
     !came_back && (is_final(failure.reason, node) || failure.count > retries)
 }
 
 /// Whether a node cannot be tried again after this failure: one that is unhealthy on the target has nothing to update,
-/// and one that is down does not answer.
+/// one that is down does not answer, and one whose agent and kubelet disagree proves no more by another reboot.
 fn is_final(reason: FailureReason, node: &NodeFacts) -> bool {
     match reason {
         FailureReason::Unhealthy => true,
         FailureReason::RebootTimeout => !node.ready,
+        FailureReason::BootedOtherVersion => matches!(running(node), Running::Disputed { .. }),
         _ => false,
     }
 }

@@ -14,6 +14,7 @@
 //! * `grants`: the next grants, and why every other node waits
 //! * `report`: one plan's status
 //! * `message`: its phase, conditions and message
+//! * `running`: which version a node runs, by the words of its agent and its kubelet
 //! * `rebuild`: the ledger made anew where it was lost
 //!
 //! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
@@ -29,6 +30,7 @@ mod plan;
 mod rebuild;
 mod report;
 mod rollout;
+mod running;
 pub mod spec;
 mod waves;
 pub mod windows;

@@ -3,6 +3,7 @@
 //! Each step looks at what is stored (the grant, the node, its shadow) and says the one thing that comes next, so
 //! that a crash between any two writes leaves nothing to remember.
 
+mod proof;
 mod undo;
 
 use api::{
@@ -13,9 +14,11 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     decisions::Action,
+    running::contradicts,
     spec::Limits,
     world::{DrainFacts, NodeFacts, Settings, ShadowFacts},
 };
+use proof::Booted;
 
 /// What a step is decided on.
 pub(crate) struct Granted<'a> {
@@ -225,12 +228,25 @@ impl Granted<'_> {
                 };
             }
         }
-        if self.node.shadow.as_ref().is_some_and(acknowledged) {
-            return self.end(None, "the node rebooted before it was permitted to".to_owned());
+        let claims = self.node.shadow.as_ref().filter(|shadow| acknowledged(shadow));
+        match claims.and_then(|shadow| self.booted(shadow, "")) {
+            Some(Booted::Target) => {
+                return self.end(None, "the node rebooted before it was permitted to".to_owned());
+            }
+            Some(Booted::Other(message)) => {
+                return self.end(Some(FailureReason::BootedOtherVersion), message);
+            }
+            None => {}
         }
         if self.now >= deadline {
             let left = self.node.drain.as_ref().filter(|facts| facts.left > 0);
-            let why = left.map_or_else(String::new, |facts| format!(": {}", describe_drain(facts)));
+            let why = match left {
+                Some(facts) => format!(": {}", describe_drain(facts)),
+                None if claims.is_some() => {
+                    ": its agent reports a reboot that its kubelet does not report".to_owned()
+                }
+                None => String::new(),
+            };
             let limit = spell(self.limits.reboot);
             let message = format!("the node was not given its reboot permit within {limit}{why}");
             return self.end(Some(FailureReason::RebootTimeout), message);
@@ -266,32 +282,22 @@ impl Granted<'_> {
                     Some(deadline),
                 );
             }
-            // The agent's word and the kubelet's must agree on which boot this is.
-            let status = shadow.status.as_ref();
-            let boot = status
-                .and_then(|s| s.boot_id.as_deref())
-                .filter(|boot| *boot == self.node.boot_id);
-            if let (Some(status), Some(boot)) = (status, boot)
-                && boot != permitted_boot
-            {
-                if status.current_version != self.grant.to {
-                    let message = format!(
-                        "rebooted, but runs {} instead of {}",
-                        status.current_version, self.grant.to
-                    );
+            match self.booted(shadow, permitted_boot) {
+                Some(Booted::Other(message)) => {
                     return self.end(Some(FailureReason::BootedOtherVersion), message);
                 }
-                if acknowledged(shadow) && self.node.ready {
+                Some(Booted::Target) if acknowledged(shadow) && self.node.ready => {
                     return Step::change("rebooted", Change::Monitoring);
                 }
+                Some(Booted::Target) | None => {}
             }
         }
         if self.now >= deadline {
-            let ready = if self.node.ready { "Ready" } else { "not Ready" };
             let message = format!(
-                "not back on {} within {} of its reboot permit; the node is {ready}",
+                "not back on {} within {} of its reboot permit; {}",
                 self.grant.to,
-                spell(self.limits.reboot)
+                spell(self.limits.reboot),
+                self.whereabouts(permitted_boot)
             );
             return self.end(Some(FailureReason::RebootTimeout), message);
         }
@@ -323,6 +329,11 @@ impl Granted<'_> {
         let runs = &status.current_version;
         if *runs != self.grant.to {
             let message = format!("runs {runs} instead of {} while it is monitored", self.grant.to);
+            return self.end(Some(FailureReason::Unhealthy), message);
+        }
+        if contradicts(&self.node.os_image, runs) {
+            let os_image = &self.node.os_image;
+            let message = format!("reports {runs} while it is monitored, but its kubelet reports {os_image}");
             return self.end(Some(FailureReason::Unhealthy), message);
         }
         if !self.asks(&shadow.spec, NodeState::MonitoringUpdate) {

@@ -8,6 +8,7 @@ use crate::{
     failures, grants, machine,
     owners::Owned,
     plan::Planning,
+    running::{Running, running},
     spec::ValidPlan,
     waves::{self, Assignment, Member, Place},
     world::NodeFacts,
@@ -176,23 +177,20 @@ fn member<'a>(
     valid: Option<&ValidPlan>,
 ) -> Member<'a> {
     let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
-    let status = node.shadow.as_ref().and_then(|shadow| shadow.status.as_ref());
     let grant = planning.ledger.grants.get(&node.uid);
     let in_run = spec.filter(|spec| spec.run.as_deref() == Some(run));
     let recorded = grant
         .filter(|grant| grant.run == run)
         .map(|grant| grant.wave.clone())
         .or_else(|| in_run.and_then(|spec| spec.wave.clone()));
-    let running = status.and_then(|status| Version::parse(&status.current_version).ok());
+    let running = match running(node) {
+        Running::Version(version) => Version::parse(version).ok(),
+        Running::Unknown | Running::Disputed { .. } => None,
+    };
     let live = running.is_some() && node.agent.ready;
     let place = match (grant, running, valid) {
         (Some(_), ..) => Place::Granted,
-        _ if in_run.is_some_and(|spec| {
-            failures::exhausted(spec, valid, status.map(|s| s.current_version.as_str()), node)
-        }) =>
-        {
-            Place::Failed
-        }
+        _ if in_run.is_some_and(|spec| failures::exhausted(spec, valid, node)) => Place::Failed,
         (None, Some(running), Some(valid)) if running == valid.target_version => Place::Updated,
         (None, Some(running), Some(valid)) if running > valid.target_version => Place::Skipped,
         _ => Place::Waiting,
@@ -250,6 +248,12 @@ fn standing(
     let since = node.ready_changed;
     if !node.ready {
         return Some(Verdict::NotReady { since });
+    }
+    if let Running::Disputed { reported, os_image } = running(node)
+        && node.agent.ready
+    {
+        let (reported, os_image) = (reported.to_owned(), os_image.to_owned());
+        return Some(Verdict::VersionDisputed { reported, os_image });
     }
     if !member.live {
         return Some(Verdict::AgentSilent {

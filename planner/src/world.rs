@@ -85,6 +85,9 @@ pub struct NodeFacts {
     pub disruption: Option<Disruption>,
     /// `status.nodeInfo.bootID`.
     pub boot_id: String,
+    /// `status.nodeInfo.osImage`, such as `Bottlerocket OS 1.20.3 (aws-k8s-1.33)`: the kubelet's word for what was booted,
+    /// written together with the boot ID.
+    pub os_image: String,
     /// Its shadow, where there is one that belongs to this node's UID.
     pub shadow: Option<ShadowFacts>,
     /// Its agent's pod.

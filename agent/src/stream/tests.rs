@@ -12,52 +12,46 @@ use tokio::{sync::mpsc, time::Instant};
 
 use super::*;
 
-/// Lines as a server of this version, an older and a newer one would send them.
-const RECORDED: &str = r#"{"type":"hello","protocol":1}
-{"type":"hello","protocol":2,"motd":"hello"}
-{"type":"instruction","spec":{"state":"Idle"}}
-{"type":"instruction","spec":{"state":"StagedAndPerformedUpdate","state_transition_timestamp":"2026-11-22T08:00:00Z","version":"1.21.0","plan":"p","run":"r1","wave":"rest","attempt":1,"from_version":"1.20.3","priority":7},"status":{"current_version":"1.20.3","target_version":"1.20.3","current_state":"Idle","crash_count":0,"mood":"good"},"hint":"x"}
-{"type":"heartbeat","load":0.5}
-{"type":"sing","song":"la"}
-{"type":"instruction","spec":{"state":"Hibernate","run":"r1","attempt":2},"status":null}
-{"type":"instruction"}
+/// Lines of a newer server, and what is no message of any.
+const NEWER: &str = include_str!("../../../api/tests/recorded/newer/stream.ndjson");
+const NONE: &str = r#"{"type":"instruction"}
 not json
-{"no":"type"}
-{"type":"goodbye","reason":"SIGTERM"}"#;
+{"no":"type"}"#;
 
 #[test]
 fn what_is_unknown_is_ignored_and_what_is_not_understood_is_told() {
-    let said: Vec<Said> = RECORDED.lines().map(|line| read_line(line.as_bytes())).collect();
-    let mut said = said.iter();
-    assert_eq!(said.next(), Some(&Said::Hello(1)));
-    assert_eq!(said.next(), Some(&Said::Hello(2)));
-    let Some(Said::Order(Order::Instruction(idle))) = said.next() else {
+    let mut said = NEWER
+        .lines()
+        .chain(NONE.lines())
+        .map(|line| read_line(line.as_bytes()));
+    let mut next = || said.next().unwrap();
+    assert_eq!(next(), Said::Hello(2));
+    assert_eq!(next(), Said::Nothing);
+    assert_eq!(next(), Said::Nothing, "a type of line that is not known");
+    let Said::Order(Order::Instruction(monitor)) = next() else {
         panic!()
     };
-    assert_eq!((idle.spec.state, idle.status.as_ref()), (NodeState::Idle, None));
-    let Some(Said::Order(Order::Instruction(stage))) = said.next() else {
-        panic!()
-    };
-    assert_eq!(stage.spec.version.as_deref(), Some("1.21.0"));
-    assert_eq!(stage.status.as_ref().unwrap().current_version, "1.20.3");
-    assert_eq!(said.next(), Some(&Said::Nothing));
-    assert_eq!(said.next(), Some(&Said::Nothing));
-    let Some(Said::Order(Order::Unreadable(unreadable))) = said.next() else {
+    assert_eq!(monitor.spec.version.as_deref(), Some("1.21.0"));
+    assert_eq!(monitor.status.as_ref().unwrap().current_version, "1.20.3");
+    let Said::Order(Order::Unreadable(unreadable)) = next() else {
         panic!()
     };
     assert_eq!(
         (unreadable.run.as_deref(), unreadable.attempt),
-        (Some("r1"), Some(2))
+        (Some("r1"), Some(3))
     );
     assert!(unreadable.problem.contains("Hibernate"), "{}", unreadable.problem);
+    let Said::Order(Order::Instruction(idle)) = next() else {
+        panic!()
+    };
+    assert_eq!((idle.spec.state, idle.status.as_ref()), (NodeState::Idle, None));
+    assert_eq!(next(), Said::Goodbye);
     assert!(matches!(
-        said.next(),
-        Some(Said::Order(Order::Unreadable(Unreadable { run: None, .. })))
+        next(),
+        Said::Order(Order::Unreadable(Unreadable { run: None, .. }))
     ));
-    assert!(matches!(said.next(), Some(Said::Garbage(_))));
-    assert!(matches!(said.next(), Some(Said::Garbage(_))));
-    assert_eq!(said.next(), Some(&Said::Goodbye));
-    assert_eq!(said.next(), None);
+    assert!(matches!(next(), Said::Garbage(_)));
+    assert!(matches!(next(), Said::Garbage(_)));
 }
 
 /// A body whose frames come from a channel.

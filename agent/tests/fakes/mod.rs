@@ -1,4 +1,5 @@
 //! An apiserver and a Bottlerocket API with fixed answers, on a real TLS port and a real Unix socket.
+#![allow(dead_code, reason = "not every test uses every helper")]
 
 use std::{
     collections::BTreeMap,
@@ -49,10 +50,18 @@ struct Inner {
     stored: Option<Value>,
 }
 
+/// The node's side.
+struct Host {
+    /// Every call, as `METHOD path`.
+    calls: Vec<String>,
+    status: Value,
+    settings: Value,
+}
+
 /// Both servers, and the files that an agent needs to find them.
 pub struct World {
     inner: Arc<Mutex<Inner>>,
-    host: Arc<Mutex<Vec<String>>>,
+    host: Arc<Mutex<Host>>,
     folder: TempDir,
     port: u16,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -68,7 +77,11 @@ impl World {
         std::fs::write(folder.path().join("ca.pem"), issuer.pem()).unwrap();
         std::fs::write(folder.path().join("token"), "token-1\n").unwrap();
         std::fs::write(folder.path().join("boot_id"), "boot-a\n").unwrap();
-        let host = Arc::new(Mutex::new(Vec::new()));
+        let host = Arc::new(Mutex::new(Host {
+            calls: Vec::new(),
+            status: json!({"update_state": "Idle"}),
+            settings: json!({"version-lock": "latest", "ignore-waves": false}),
+        }));
         let socket = UnixListener::bind(folder.path().join("api.sock")).unwrap();
         tokio::spawn(bottlerocket(socket, host.clone()));
         let inner = Arc::new(Mutex::new(Inner::default()));
@@ -155,7 +168,22 @@ impl World {
 
     /// Everything that both servers got.
     pub fn requests(&self) -> usize {
-        self.inner.lock().unwrap().got.len() + self.host.lock().unwrap().len()
+        self.inner.lock().unwrap().got.len() + self.host.lock().unwrap().calls.len()
+    }
+
+    /// Every call that Bottlerocket's API got, as `METHOD path`.
+    pub fn calls_of_the_node(&self) -> Vec<String> {
+        self.host.lock().unwrap().calls.clone()
+    }
+
+    /// What Bottlerocket's API answers to `GET /updates/status`.
+    pub fn set_status(&self, status: Value) {
+        self.host.lock().unwrap().status = status;
+    }
+
+    /// What Bottlerocket's API answers to `GET /settings`, the part of the updates.
+    pub fn set_settings(&self, settings: Value) {
+        self.host.lock().unwrap().settings = settings;
     }
 
     /// Waits until the apiserver got this call so many times.
@@ -292,18 +320,20 @@ impl Body for Lines {
     }
 }
 
-async fn bottlerocket(listener: UnixListener, calls: Arc<Mutex<Vec<String>>>) {
+async fn bottlerocket(listener: UnixListener, host: Arc<Mutex<Host>>) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let calls = calls.clone();
+        let host = host.clone();
         tokio::spawn(async move {
             let service = service_fn(|request: Request<Incoming>| {
                 let path = request.uri().path().to_owned();
-                calls.lock().unwrap().push(path.clone());
+                let mut host = host.lock().unwrap();
+                host.calls.push(format!("{} {path}", request.method()));
                 let body = match path.as_str() {
                     "/os" => json!({"variant_id": "aws-k8s-1.33", "version_id": "1.20.3", "arch": "x86_64"}),
-                    "/settings" => json!({"updates": {"version-lock": "latest", "ignore-waves": false}}),
-                    _ => json!({"update_state": "Idle"}),
+                    "/settings" => json!({"updates": host.settings}),
+                    "/actions/reboot" => Value::Null,
+                    _ => host.status.clone(),
                 };
                 async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(body.to_string())))) }
             });

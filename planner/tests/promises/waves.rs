@@ -96,6 +96,7 @@ fn s10_nodes_that_need_nothing_or_cannot_answer_are_no_canaries() {
         .unwrap()
         .current_version = "1.21.0".into();
     sim.hidden_mut(&would_be).runs = "1.21.0".into();
+    sim.facts_mut(&would_be).os_image = "Bottlerocket OS 1.21.0 (aws-k8s-1.33)".into();
     sim.settle();
     assert_ne!(sim.granted(), [would_be], "it runs the target already");
     assert_eq!(sim.granted().len(), 1);

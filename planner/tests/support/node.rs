@@ -31,6 +31,8 @@ pub struct VirtualNode {
     pub timing: Timing,
     pub faults: Vec<(Fault, u32)>,
     pub runs: String,
+    /// What its agent reports that it runs, whatever does.
+    pub claims: Option<String>,
     pub staged: Option<String>,
     pub activated: bool,
     pub settings_changed: bool,
@@ -65,6 +67,7 @@ impl VirtualNode {
             timing,
             faults: Vec::new(),
             runs: version.to_owned(),
+            claims: None,
             staged: None,
             activated: false,
             settings_changed: false,
@@ -91,6 +94,7 @@ impl VirtualNode {
             unschedulable: false,
             disruption: None,
             boot_id: boot_id.clone(),
+            os_image: os_image(version),
             shadow: Some(ShadowFacts {
                 spec: BottlerocketShadowSpec::default(),
                 status: Some(BottlerocketShadowStatus {
@@ -163,7 +167,8 @@ impl VirtualNode {
         let Some(status) = &shadow.status else { return };
         let failed = status.error.is_some() && status.run == spec.run && status.attempt == spec.attempt;
         let undoing = matches!(spec.state, NodeState::Idle | NodeState::ErrorReset);
-        let known = status.boot_id.as_deref() == Some(&facts.boot_id) && status.current_version == self.runs;
+        let known =
+            status.boot_id.as_deref() == Some(&facts.boot_id) && status.current_version == *self.says();
         if (acknowledges(status, spec) || failed && !undoing) && known {
             return;
         }
@@ -273,7 +278,7 @@ impl VirtualNode {
                     .as_ref()
                     .map(|shadow| shadow.spec.clone())
                     .unwrap_or_default();
-                let runs_it = spec.version.as_ref() == Some(&self.runs);
+                let runs_it = spec.version.as_ref() == Some(self.says());
                 match spec.state {
                     NodeState::RebootedIntoUpdate if !runs_it => {
                         let words = "the node rebooted, and runs another version";
@@ -350,6 +355,7 @@ impl VirtualNode {
                 self.runs = version;
             }
         }
+        facts.os_image = os_image(&self.runs);
         set_ready(facts, true, now);
         facts.agent = AgentFacts {
             ready: !self.has(Fault::AgentSilent),
@@ -360,12 +366,17 @@ impl VirtualNode {
             .then(|| now + TimeDelta::seconds(10));
     }
 
+    /// The version that its agent reports.
+    fn says(&self) -> &String {
+        self.claims.as_ref().unwrap_or(&self.runs)
+    }
+
     /// Reports what the node is like; acknowledges the instruction, or says why it cannot be done.
     fn report(&self, facts: &mut NodeFacts, outcome: Result<bool, (FailureReason, &str)>) {
         let boot_id = facts.boot_id.clone();
         let Some(shadow) = &mut facts.shadow else { return };
         let Some(status) = &mut shadow.status else { return };
-        status.current_version.clone_from(&self.runs);
+        status.current_version.clone_from(self.says());
         status.boot_id = Some(boot_id);
         status.staged_version.clone_from(&self.staged);
         match outcome {
@@ -390,6 +401,11 @@ impl VirtualNode {
             }
         }
     }
+}
+
+/// What a kubelet calls the image of this version.
+fn os_image(version: &str) -> String {
+    format!("Bottlerocket OS {version} (aws-k8s-1.33)")
 }
 
 fn is_done(shadow: &ShadowFacts) -> bool {

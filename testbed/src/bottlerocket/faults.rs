@@ -17,6 +17,8 @@ pub enum CallFault {
     WritesNothing,
     /// The command is accepted, and the API server crashes under it: no newer command is ever reported.
     Crashes,
+    /// The reboot is accepted, and the machine stays up.
+    StaysUp,
 }
 
 impl CallFault {

@@ -80,12 +80,17 @@ async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<
     let Ok(body) = request.into_body().collect().await else {
         return Err(ReplyLost);
     };
-    let Reply { status, body, lost } = reply(&host, call, &query, &body.to_bytes());
+    let Reply {
+        status,
+        body,
+        lost,
+        ignored,
+    } = reply(&host, call, &query, &body.to_bytes());
     host.record(SimEventKind::Called {
         call,
         status: (!lost).then_some(status),
     });
-    if call == Call::Reboot && status == 204 {
+    if call == Call::Reboot && status == 204 && !ignored {
         host.begin_reboot(RebootCause::Api);
     }
     if lost {
@@ -96,18 +101,20 @@ async fn answer(host: Arc<Host>, request: Request<Incoming>) -> Result<Response<
     Ok(response)
 }
 
+#[derive(Default)]
 struct Reply {
     status: u16,
     body: String,
     lost: bool,
+    /// Nothing is done, whatever is answered.
+    ignored: bool,
 }
 
 impl Reply {
     fn empty() -> Self {
         Self {
             status: 204,
-            body: String::new(),
-            lost: false,
+            ..Self::default()
         }
     }
 
@@ -116,7 +123,7 @@ impl Reply {
             Ok(body) => Self {
                 status: 200,
                 body,
-                lost: false,
+                ..Self::default()
             },
             Err(error) => Self::error(500, error.to_string()),
         }
@@ -126,7 +133,7 @@ impl Reply {
         Self {
             status,
             body: message.into(),
-            lost: false,
+            ..Self::default()
         }
     }
 }
@@ -181,6 +188,7 @@ fn reply(host: &Host, call: Call, query: &str, body: &[u8]) -> Reply {
     let fault = host.with(|machine, _| machine.faults.take_accepted(call));
     Reply {
         lost: fault == Some(CallFault::ReplyLost),
+        ignored: fault == Some(CallFault::StaysUp),
         ..reply
     }
 }

@@ -166,6 +166,20 @@ struct Moment<'a> {
     tracks: &'a Tracks,
 }
 
+impl Moment<'_> {
+    /// Whether the node's agent reports another version than its machine runs.
+    fn lies(&self, node: &str) -> bool {
+        let name = api::names::shadow_name(node);
+        let mut shadows = self.state.shadows.values();
+        let shadow = shadows.find(|shadow| shadow.metadata.name.as_ref() == Some(&name));
+        let reported = shadow
+            .and_then(|shadow| shadow.status.as_ref())
+            .map(|status| status.current_version.as_str());
+        let runs = self.case.machines.of(node).running_at(self.at);
+        runs.is_some_and(|boot| reported.is_some_and(|reported| reported != boot.version))
+    }
+}
+
 /// Looks for one group of broken promises.
 trait Check {
     /// An object has changed.

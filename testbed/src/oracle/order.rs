@@ -91,14 +91,15 @@ fn unfinished(
     let members = run.members.get(name).cloned().unwrap_or_default();
     let behind =
         |node: &str| now.case.machines.of(node).compare_at(now.at, &entry.target) == Some(Ordering::Less);
-    let given_up = |uid: &str| run.given_up(uid, plan.spec.failure_policy.retries);
+    let given_up =
+        |node: &str, uid: &str| run.given_up(uid, plan.spec.failure_policy.retries, now.lies(node));
     let live = |(uid, node): &(&String, &String)| now.state.is_live(node, uid);
 
     for (uid, node) in members.iter().filter(live) {
         if ledger.grants.contains_key(uid) {
             return Some(format!("node {node} of wave {name} is being updated"));
         }
-        if behind(node) && !given_up(uid) {
+        if behind(node) && !given_up(node, uid) {
             return Some(format!("node {node} of wave {name} is not done"));
         }
     }

@@ -77,7 +77,8 @@ fn check_nodes(now: &Moment<'_>, plan: &UpdatePlan, report: &mut Report) {
     let run = entry.map(|entry| now.tracks.run(uid, &entry.run));
     for (uid, node) in now.tracks.matched(now.case, plan, now.state) {
         let live = now.state.is_live(&node, &uid);
-        let given_up = run.is_some_and(|run| run.given_up(&uid, plan.spec.failure_policy.retries));
+        let given_up =
+            run.is_some_and(|run| run.given_up(&uid, plan.spec.failure_policy.retries, now.lies(&node)));
         let version = now
             .case
             .machines

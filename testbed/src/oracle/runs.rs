@@ -54,11 +54,14 @@ impl Run {
             .map(|(wave, _)| wave.as_str())
     }
 
-    /// Whether the node has failed, and is not tried again.
+    /// Whether the node has failed, and is not tried again: one that lies about its version after a boot would only do so
+    /// once more.
     #[must_use]
-    pub fn given_up(&self, uid: &str, retries: u32) -> bool {
-        self.failed
-            .get(uid)
-            .is_some_and(|failures| failures.are_final(retries))
+    pub fn given_up(&self, uid: &str, retries: u32, lies: bool) -> bool {
+        let is_final = |failures: &Failures| {
+            let lied = lies && failures.reason == FailureReason::BootedOtherVersion;
+            lied || failures.are_final(retries)
+        };
+        self.failed.get(uid).is_some_and(is_final)
     }
 }

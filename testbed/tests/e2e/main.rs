@@ -5,7 +5,10 @@
 //! - `window`: what a closing window does to nodes on their way
 //! - `lifecycle`: the same plan again, another target, paused, deleted
 //! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
-//! - `failures`: nodes that fail; `crashes`: programs that do
+//! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
+//!   fail
+//! - `identity`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
+//! - `caller`, `tokens`: a client of the apiserver with whatever token a test gives it
 //! - `idle`, `scale`: no work makes no requests, and many nodes at once
 //!
 //! `SHOW=1 cargo test -p testbed --test e2e rollout -- --nocapture` prints what a person would see.
@@ -17,15 +20,22 @@
     reason = "tests"
 )]
 
+mod bad_nodes;
+mod caller;
 mod chart;
 mod crashes;
 mod examples;
 mod failures;
+mod identity;
 mod idle;
 mod invalid;
+mod liars;
 mod lifecycle;
+mod limits;
 mod rollout;
 mod scale;
+mod skew;
 mod support;
+mod tokens;
 mod validation;
 mod window;

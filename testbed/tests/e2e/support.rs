@@ -206,6 +206,16 @@ pub fn unschedulable(node: &Node) -> bool {
         .unwrap_or_default()
 }
 
+/// Waits until every node is asked for nothing, and its agent has done that.
+pub async fn all_idle(lab: &Lab) {
+    let undone = lab.shadows(SOON, "shadows that are Idle and acknowledged", |shadows| {
+        shadows
+            .iter()
+            .all(|shadow| shadow.spec.state == NodeState::Idle && shadow.is_acknowledged())
+    });
+    Box::pin(undone).await.unwrap_or_else(|error| panic!("{error:#}"));
+}
+
 /// Everything that an update changes on a node is as it was: the cordon, our annotations, the shadow, the boot flag and
 /// the updater's settings.
 pub async fn assert_untouched(lab: &Lab, name: &str) {

@@ -3,9 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use api::names::DO_NOT_DISRUPT_ANNOTATIONS;
+use api::shadow::FailureReason;
 use serde_json::{Value, json};
 
-use super::story::{NEW, Story};
+use super::story::{NEW, OLD, Story};
 use crate::bottlerocket::UpdateSettings;
 use crate::oracle::Promise;
 use crate::truth::SimEventKind;
@@ -211,4 +212,29 @@ fn l1_a_plan_that_is_gone_is_seen() {
     story.roll("a");
     story.delete_plan();
     story.breaks(Promise::L1, "is to be complete, and is gone");
+}
+
+#[test]
+fn l1_a_node_that_lies_after_a_boot_has_come_to_an_end_and_no_other_with_retries_left() {
+    for (reported, reason, ends) in [
+        (NEW, FailureReason::BootedOtherVersion, true),
+        (NEW, FailureReason::StageFailed, false),
+        (OLD, FailureReason::BootedOtherVersion, false),
+    ] {
+        let mut story = Story::new(
+            &["a", "b"],
+            json!({"failurePolicy": {"retries": 5, "threshold": 2}}),
+        );
+        story.roll("b");
+        story.grant("a");
+        story.edit_shadow("a", |shadow| {
+            shadow.status.as_mut().unwrap().current_version = reported.to_owned();
+        });
+        story.end("a", Some(reason));
+        if ends {
+            story.is_clean();
+        } else {
+            story.breaks(Promise::L1, "node a of plan p has come to no end");
+        }
+    }
 }
