@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     context::Context,
     events::Note,
+    patch::Key,
     request::{RequestError, read},
     store::Stored as _,
     view::Snapshot,
@@ -89,6 +90,17 @@ pub async fn swap(
             Err(error)
         }
     }
+}
+
+/// The nodes that `spec` releases. A write of one must have ended before: a cordon that arrives when its grant is gone
+/// would be one that no budget counts.
+#[must_use]
+pub fn released(before: Option<&UpdateLedger>, spec: &UpdateLedgerSpec) -> Vec<Key> {
+    let grants = before.iter().flat_map(|before| &before.spec.grants);
+    grants
+        .filter(|(uid, _)| !spec.grants.contains_key(*uid))
+        .map(|(_, grant)| Key::Node(grant.node.clone()))
+        .collect()
 }
 
 /// The ledger with this content, to be written over the very version that the content was decided on.
