@@ -381,6 +381,16 @@ impl Memory {
         self.hold_until = Some(now.elapsed + timings.retry(self.work.failures));
     }
 
+    /// Forgets what decides only how soon something is done, and not what: for the model check, in which everything may
+    /// happen at any time.
+    pub fn forget_pace(&mut self) {
+        self.hold_until = None;
+        self.work.looks = 0;
+        self.work.calls = 0;
+        self.work.refreshes = 0;
+        self.work.failures = 0;
+    }
+
     fn stages(&self) -> bool {
         self.work.spec.state == NodeState::StagedAndPerformedUpdate
     }

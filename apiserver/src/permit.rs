@@ -1,8 +1,9 @@
 //! The reboot permit: fresh reads, a pure decision, one swap of the ledger.
 
 use api::{
+    UpdateLedger,
     drain::may_stay,
-    ledger::{Grant, Permit, PermitRefusal, UpdateLedgerSpec},
+    ledger::{Grant, Permit, PermitRefusal},
     names,
     shadow::Disruption,
     wire::{PermitRequest, PermitResponse},
@@ -25,19 +26,23 @@ const PODS_NAMED: usize = 10;
 /// Longest run or boot ID that is taken.
 const LONGEST_ID: usize = 128;
 
-/// What the ledger says: the ledger with the permit in it, and the grant and permit themselves.
+/// What the ledger says: the ledger with the permit in it, to be written over the version that was read, and the grant
+/// and permit themselves.
 ///
 /// # Errors
 /// The refusal that the agent is told.
 pub fn admit(
-    ledger: &UpdateLedgerSpec,
+    ledger: &UpdateLedger,
     node_uid: &str,
     request: &PermitRequest,
     now: DateTime<Utc>,
-) -> Result<(UpdateLedgerSpec, Grant, Permit), PermitRefusal> {
+) -> Result<(UpdateLedger, Grant, Permit), PermitRefusal> {
     let mut ledger = ledger.clone();
-    let permit = ledger.permit(node_uid, &request.run, request.attempt, &request.boot_id, now)?;
+    let permit = ledger
+        .spec
+        .permit(node_uid, &request.run, request.attempt, &request.boot_id, now)?;
     let grant = ledger
+        .spec
         .grants
         .get(node_uid)
         .cloned()
@@ -97,18 +102,17 @@ pub async fn give(
     for _ in 0..ATTEMPTS {
         // The ledger is read first: if it is unchanged at the swap, then nothing was withdrawn since before the
         // node was looked at.
-        let Some(mut ledger) = cluster.ledger().await? else {
+        let Some(ledger) = cluster.ledger().await? else {
             return Err(Rejection::permit(PermitRefusal::NoGrant));
         };
         let (swapped, grant, permit) =
-            admit(&ledger.spec, &identity.node_uid, request, clock()).map_err(Rejection::permit)?;
+            admit(&ledger, &identity.node_uid, request, clock()).map_err(Rejection::permit)?;
         let (node, pods) = tokio::try_join!(cluster.node(&identity.node), cluster.pods_on(&identity.node))?;
         let node = same_node(node, identity)?;
         same_pod(&pods, identity)?;
         check_node(&node, &pods, &grant).map_err(Rejection::permit)?;
-        if swapped != ledger.spec {
-            ledger.spec = swapped;
-            match cluster.swap_ledger(&ledger).await {
+        if swapped.spec != ledger.spec {
+            match cluster.swap_ledger(&swapped).await {
                 Ok(()) => {}
                 Err(CallError::Conflict | CallError::NotFound) => continue,
                 Err(error) => {
@@ -127,7 +131,10 @@ pub async fn give(
 }
 
 /// What is left of the permit once it is recorded: the time that recording took is not given away.
-fn response(grant: &Grant, permit: Permit, now: DateTime<Utc>) -> Result<PermitResponse, Rejection> {
+///
+/// # Errors
+/// The refusal where the window has closed meanwhile.
+pub fn response(grant: &Grant, permit: Permit, now: DateTime<Utc>) -> Result<PermitResponse, Rejection> {
     let valid_for_ms = u64::try_from(grant.permit_validity(now).num_milliseconds()).unwrap_or(0);
     match grant.not_after {
         Some(not_after) if valid_for_ms == 0 => {
@@ -197,7 +204,7 @@ pub fn result_label(result: &Result<PermitResponse, Rejection>) -> &'static str 
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use super::*;
-    use api::ledger::GrantPhase;
+    use api::ledger::{GrantPhase, UpdateLedgerSpec};
     use serde_json::{Value, json};
 
     fn at(seconds: i64) -> DateTime<Utc> {
@@ -213,11 +220,14 @@ mod tests {
         .unwrap()
     }
 
-    fn ledger(grant: Grant) -> UpdateLedgerSpec {
-        UpdateLedgerSpec {
+    fn ledger(grant: Grant) -> UpdateLedger {
+        let spec = UpdateLedgerSpec {
             grants: [("u1".to_owned(), grant)].into(),
             ..UpdateLedgerSpec::default()
-        }
+        };
+        let mut ledger = UpdateLedger::new(names::LEDGER_NAME, spec);
+        ledger.metadata.resource_version = Some("7".to_owned());
+        ledger
     }
 
     fn request() -> PermitRequest {
@@ -258,7 +268,12 @@ mod tests {
     #[test]
     fn s5_only_the_drained_grant_of_this_run_and_attempt_is_admitted_and_only_for_one_boot() {
         let (swapped, granted, permit) = admit(&ledger(grant()), "u1", &request(), at(20)).unwrap();
-        assert_eq!(swapped.grants["u1"].phase, GrantPhase::Rebooting);
+        assert_eq!(swapped.spec.grants["u1"].phase, GrantPhase::Rebooting);
+        assert_eq!(
+            swapped.metadata.resource_version.as_deref(),
+            Some("7"),
+            "over the version that was read, and no other"
+        );
         assert_eq!(granted.permit, Some(permit.clone()));
         let again = admit(&swapped, "u1", &request(), at(21)).unwrap();
         assert_eq!(

@@ -70,6 +70,12 @@ impl Writer {
         !self.busy.contains(key) && self.retries.get(key).is_none_or(|retry| retry.at <= now)
     }
 
+    /// Whether a write of this object is under way.
+    #[must_use]
+    pub fn is_writing(&self, key: &Key) -> bool {
+        self.busy.contains(key)
+    }
+
     /// Whether a plan is losing its finalizer. As long as it is not known whether it has lost it, nothing is granted:
     /// a plan with grants could be deleted before they are gone.
     #[must_use]

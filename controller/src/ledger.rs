@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api::{UpdateLedger, names::LEDGER_NAME};
+use api::{UpdateLedger, ledger::UpdateLedgerSpec, names::LEDGER_NAME};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{
     Resource, ResourceExt,
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     context::Context,
     events::Note,
+    patch::Key,
     request::{RequestError, read},
     store::Stored as _,
     view::Snapshot,
@@ -49,16 +50,7 @@ pub async fn swap(
         limit = limit.min(left);
     }
     let before = snapshot.ledger.as_deref();
-    let ledger = UpdateLedger {
-        metadata: before.map_or_else(
-            || ObjectMeta {
-                name: Some(LEDGER_NAME.to_owned()),
-                ..ObjectMeta::default()
-            },
-            |before| before.metadata.clone(),
-        ),
-        spec: change.spec,
-    };
+    let ledger = written_over(before, change.spec);
     let params = PostParams::default();
     let written = if before.is_some() {
         context
@@ -97,6 +89,32 @@ pub async fn swap(
             reread(context, before).await?;
             Err(error)
         }
+    }
+}
+
+/// The nodes that `spec` releases. A write of one must have ended before: a cordon that arrives when its grant is gone
+/// would be one that no budget counts.
+#[must_use]
+pub fn released(before: Option<&UpdateLedger>, spec: &UpdateLedgerSpec) -> Vec<Key> {
+    let grants = before.iter().flat_map(|before| &before.spec.grants);
+    grants
+        .filter(|(uid, _)| !spec.grants.contains_key(*uid))
+        .map(|(_, grant)| Key::Node(grant.node.clone()))
+        .collect()
+}
+
+/// The ledger with this content, to be written over the very version that the content was decided on.
+#[must_use]
+pub fn written_over(before: Option<&UpdateLedger>, spec: UpdateLedgerSpec) -> UpdateLedger {
+    UpdateLedger {
+        metadata: before.map_or_else(
+            || ObjectMeta {
+                name: Some(LEDGER_NAME.to_owned()),
+                ..ObjectMeta::default()
+            },
+            |before| before.metadata.clone(),
+        ),
+        spec,
     }
 }
 

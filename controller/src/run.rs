@@ -166,6 +166,11 @@ impl Term {
             if change.grants && self.writer.is_releasing() {
                 return latest;
             }
+            // When it has ended the loop turns again.
+            let released = ledger::released(snapshot.ledger.as_deref(), &change.spec);
+            if released.iter().any(|node| self.writer.is_writing(node)) {
+                return latest;
+            }
             if now < self.ledger_not_before {
                 return self.ledger_not_before.min(latest);
             }

@@ -25,7 +25,7 @@ use controller::{
     leader::Elector,
     ledger::{Swap, swap},
     metrics::Metrics,
-    patch::Write,
+    patch::{Key, Write},
     request::{Fence, RequestError},
     settings::Settings,
 };
@@ -246,6 +246,29 @@ async fn s2_a_swap_that_is_lost_shows_what_won() {
     );
 }
 
+#[test]
+fn s1_a_grant_is_released_only_when_no_write_of_its_node_is_under_way() {
+    let grant = |node: &str| {
+        json!({"node": node, "plan": "p", "generation": 1, "run": "r", "wave": "w", "attempt": 1, "from": "1.0.0",
+            "to": "1.1.0", "phase": "Withdrawing", "grantedAt": "2026-11-22T08:00:00Z", "phaseSince": "2026-11-22T08:00:00Z"})
+    };
+    let of = |grants: Value| -> UpdateLedger {
+        serde_json::from_value(json!({
+            "apiVersion": "brupop.bottlerocket.aws/v1alpha1", "kind": "UpdateLedger",
+            "metadata": {"name": "cluster"}, "spec": {"grants": grants}
+        }))
+        .unwrap()
+    };
+    let before = of(json!({"1": grant("a"), "2": grant("b")}));
+    let after = of(json!({"2": grant("b"), "3": grant("c")}));
+    assert_eq!(
+        controller::ledger::released(Some(&before), &after.spec),
+        [Key::Node("a".into())]
+    );
+    assert_eq!(controller::ledger::released(Some(&before), &before.spec), []);
+    assert_eq!(controller::ledger::released(None, &after.spec), []);
+}
+
 #[tokio::test]
 async fn a_ledger_that_is_missing_is_created_and_one_that_is_gone_is_known_to_be() {
     let api = Api::new([(201, ledger("7"))]).with(None);
@@ -337,9 +360,10 @@ async fn a_node_that_has_changed_is_read_again_before_it_is_decided_on_again() {
         let key = write.key();
         writer.start(vec![write.clone(), write], Instant::now());
         assert!(!writer.is_free(&key, Instant::now()), "one at a time");
+        assert!(writer.is_writing(&key));
         writer.finished().await;
         assert_eq!(version(), expected);
-        assert!(writer.is_free(&key, Instant::now()));
+        assert!(writer.is_free(&key, Instant::now()) && !writer.is_writing(&key));
     }
     let asked = asked.lock().unwrap();
     let verbs: Vec<_> = asked

@@ -22,7 +22,8 @@ pub struct Decisions {
     /// Each plan's status, whether it changed or not. Empty where the ledger is to be written first.
     pub statuses: Vec<PlanStatus>,
     /// One verdict for every node that a plan matches and that has no grant. Nodes that are granted in this very answer,
-    /// or as soon as the finalizer that it asks for is there, have none.
+    /// or as soon as the finalizer that it asks for is there, have none. Nor has any node where the ledger records a plan as
+    /// it was later than in this world: then nothing is decided at all.
     pub verdicts: Vec<NodeVerdict>,
     /// When something will be due by time alone.
     pub look_again: Option<DateTime<Utc>>,

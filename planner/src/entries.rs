@@ -3,12 +3,27 @@
 use std::collections::{BTreeMap, HashSet};
 
 use api::{
-    ledger::PlanEntry,
+    ledger::{PlanEntry, UpdateLedgerSpec},
     plan::{UpdatePlanStatus, condition},
 };
 use chrono::{DateTime, Utc};
 
-use crate::{owners::Owned, plan::Planning, waves, world::PlanFacts};
+use crate::{
+    owners::Owned,
+    plan::Planning,
+    waves,
+    world::{PlanFacts, World},
+};
+
+/// Whether the ledger records a plan as it was later than in this world: as after another controller has seen an edit
+/// that is still on its way here. Then nothing is decided. Whatever followed from the older plan would undo what was
+/// recorded, and the watch that brings the newer one wakes the controller.
+pub(crate) fn is_ahead(world: &World, ledger: &UpdateLedgerSpec) -> bool {
+    world.plans.iter().any(|plan| {
+        let recorded = ledger.plans.get(&plan.uid);
+        recorded.is_some_and(|entry| entry.generation > plan.generation)
+    })
+}
 
 /// Records the plan as it is now: its generation, whether it is paused or being deleted, and, where the target has
 /// changed, a new run.

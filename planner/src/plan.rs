@@ -39,6 +39,9 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     let Some(ledger) = &world.ledger else {
         return rebuild::rebuild(now, world);
     };
+    if entries::is_ahead(world, ledger) {
+        return Decisions::default();
+    }
     let mut planning = Planning::new(now, world, ledger);
     let plans = owners::owned(now, world, ledger);
     for owned in &plans {

@@ -188,3 +188,19 @@ fn a_node_that_crashes_into_the_target_is_no_failure() {
         sim.ends_well();
     }
 }
+
+#[test]
+fn s12_a_controller_that_has_not_seen_an_edit_yet_does_not_undo_what_the_ledger_holds_of_it() {
+    let (mut sim, node) = one_node_in(GrantPhase::Granted, "");
+    let older = sim.world.plans.clone();
+    sim.edit("web", |spec| spec.paused = true);
+    sim.settle();
+    assert_eq!(sim.ledger().plans["uid-web"].generation, older[0].generation + 1);
+    assert_ne!(phase_of(&sim, &node), Some(GrantPhase::Granted), "it goes back");
+    // Another controller knows the ledger, and the plan as it was before.
+    let lagging = planner::world::World {
+        plans: older,
+        ..sim.world.clone()
+    };
+    assert_eq!(planner::plan(sim.now, &lagging), planner::decisions::Decisions::default());
+}

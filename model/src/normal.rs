@@ -1,0 +1,211 @@
+//! Values as far as they matter: two states that differ only in what nobody looks at any more are one.
+//!
+//! What is dropped here, and why nobody can tell:
+//!
+//! * times beyond the longest limit that they are compared with (see [`crate::time`]);
+//! * `grantedAt` once the node is cordoned, `phaseSince` where the phase has no deadline: [`planner::plan`] reads neither;
+//! * `startedAt`, the time of a permit, and that of a shadow's last failure: they are only for people;
+//! * messages of endings and failures: likewise;
+//! * an agent's pace (holds, counters of looks and tries): here it may do anything at any time anyway.
+//!
+//! `tests/normal.rs` holds this against the model without it, on random walks.
+
+use std::time::Duration;
+
+use agent::memory::Memory;
+use api::{
+    BottlerocketShadow,
+    ledger::{Ending, Grant, GrantPhase, Permit, PermitRefusal, PlanEntry},
+    names::DISRUPTION_ANNOTATION,
+    shadow::{BottlerocketShadowStatus, NodeState},
+};
+use k8s_openapi::api::core::v1::Node;
+
+use crate::{
+    actors::{Agent, Found, Ghost, Op, Request},
+    config::Ages,
+    objects,
+    time::{Frame, past},
+};
+
+/// How values are told.
+#[derive(Clone, Copy, Debug)]
+pub struct Normal {
+    /// Up to which age each time matters.
+    pub ages: Ages,
+    /// Where the clock stops.
+    pub last: u16,
+    /// Whether anything is dropped at all.
+    pub on: bool,
+}
+
+impl Normal {
+    fn frame(&self, now: u16) -> Frame {
+        Frame { now, last: self.last }
+    }
+
+    /// Now.
+    #[must_use]
+    pub fn now(&self, now: u16) -> u16 {
+        if self.on { self.frame(now).settled_now() } else { now }
+    }
+
+    /// What the ledger records of a plan.
+    #[must_use]
+    pub fn entry(&self, mut entry: PlanEntry) -> PlanEntry {
+        if self.on {
+            entry.started_at = past();
+        }
+        entry
+    }
+
+    /// A grant.
+    #[must_use]
+    pub fn grant(&self, mut grant: Grant, now: u16) -> Grant {
+        if !self.on {
+            return grant;
+        }
+        let (frame, ages) = (self.frame(now), self.ages);
+        grant.granted_at = match grant.phase {
+            GrantPhase::Granted => frame.settle(grant.granted_at, ages.granted),
+            _ => past(),
+        };
+        grant.phase_since = match (grant.phase, &grant.ending) {
+            (GrantPhase::Drained | GrantPhase::Rebooting, None) => {
+                frame.settle(grant.phase_since, ages.rebooting)
+            }
+            (GrantPhase::Monitoring, None) => frame.settle(grant.phase_since, ages.monitoring),
+            _ => past(),
+        };
+        grant.not_after = grant.not_after.map(|at| frame.settle(at, 0));
+        if let Some(Permit { at, .. }) = &mut grant.permit {
+            *at = past();
+        }
+        if let Some(Ending { message, at, .. }) = &mut grant.ending {
+            message.clear();
+            *at = frame.settle(*at, ages.ended);
+        }
+        grant
+    }
+
+    /// A node.
+    #[must_use]
+    pub fn node(&self, mut node: Node, now: u16) -> Node {
+        if !self.on {
+            return node;
+        }
+        let (frame, ages) = (self.frame(now), self.ages);
+        let conditions = node.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten());
+        for condition in conditions {
+            if let Some(time) = &mut condition.last_transition_time {
+                *time = api::time::to_kubernetes(frame.settle(api::time::to_chrono(time), ages.ready));
+            }
+        }
+        if let Some(mut disruption) = objects::disruption(&node) {
+            disruption.cordoned_at = frame.settle(disruption.cordoned_at, ages.cordoned);
+            let json = serde_json::to_string(&disruption).unwrap_or_default();
+            let annotations = node.metadata.annotations.get_or_insert_default();
+            annotations.insert(DISRUPTION_ANNOTATION.to_owned(), json);
+        }
+        node
+    }
+
+    /// A shadow.
+    #[must_use]
+    pub fn shadow(&self, mut shadow: BottlerocketShadow, now: u16) -> BottlerocketShadow {
+        if !self.on {
+            return shadow;
+        }
+        let (frame, ages) = (self.frame(now), self.ages);
+        let undoes = matches!(shadow.spec.state, NodeState::Idle | NodeState::ErrorReset);
+        shadow.spec.state_transition_timestamp = shadow.spec.state_transition_timestamp.map(|at| {
+            if undoes {
+                frame.settle(at, ages.asked)
+            } else {
+                past()
+            }
+        });
+        if let Some(failure) = &mut shadow.spec.failure {
+            failure.message.clear();
+            // While an attempt is under way this is the failure of one before it, and must not be taken for its own.
+            failure.at = frame.settle(failure.at, ages.ended + u16::from(!undoes));
+        }
+        shadow.status = shadow.status.map(|status| self.status(status));
+        shadow
+    }
+
+    fn status(&self, mut status: BottlerocketShadowStatus) -> BottlerocketShadowStatus {
+        if self.on && status.state_transition_failure_timestamp.is_some() {
+            status.state_transition_failure_timestamp = Some(past());
+        }
+        status
+    }
+
+    /// An agent.
+    #[must_use]
+    pub fn agent(&self, mut agent: Agent, now: u16) -> Agent {
+        agent.memory.forget_pace();
+        if !self.on {
+            return agent;
+        }
+        let settle = |at: Duration, age| self.frame(now).settle_elapsed(at, age);
+        let Memory {
+            known,
+            stored,
+            reboot,
+            work,
+            ..
+        } = &mut agent.memory;
+        for status in [known, stored].into_iter().flatten() {
+            *status = self.status(status.clone());
+        }
+        if let Some(call) = reboot {
+            call.at = settle(call.at, 0);
+        }
+        work.not_offered_since = work.not_offered_since.map(|at| settle(at, 0));
+        if let Some(permit) = &mut work.permit {
+            permit.valid_until = settle(permit.valid_until, 0);
+        }
+        // One that the permit was used by another boot is the only one that is acted on.
+        work.refusal = work.refusal.take().filter(|refusal| *refusal == PermitRefusal::OtherBoot);
+        // The order itself is compared with the shadow's spec, so both are told alike.
+        if let Some(order) = &mut agent.order {
+            let mut shadow = BottlerocketShadow::new("", order.spec.clone());
+            shadow.status = order.status.clone();
+            let shadow = self.shadow(shadow, now);
+            work.spec = shadow.spec.clone();
+            order.spec = shadow.spec;
+            order.status = shadow.status;
+        }
+        match &mut agent.op {
+            Op::Idle => {}
+            Op::Report(status) => **status = self.status((**status).clone()),
+            Op::Ask { asked } => *asked = settle(*asked, self.ages.permit),
+            Op::Reboot { until } => *until = settle(*until, 0),
+        }
+        agent
+    }
+
+    /// A request for a permit.
+    #[must_use]
+    pub fn request(&self, mut request: Request, now: u16) -> Request {
+        if let Some(Found { grant, permit, .. }) = &mut request.found {
+            *grant = self.grant(grant.clone(), now);
+            if self.on {
+                permit.at = past();
+            }
+        }
+        request
+    }
+
+    /// What the checks remember.
+    #[must_use]
+    pub fn ghost(&self, mut ghost: Ghost, now: u16) -> Ghost {
+        if self.on
+            && let Some(leave) = &mut ghost.leave
+        {
+            leave.until = self.frame(now).settle(leave.until, 0);
+        }
+        ghost
+    }
+}
