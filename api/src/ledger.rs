@@ -41,6 +41,10 @@ pub struct UpdateLedgerSpec {
     /// grants: the live grants, by node UID; at most 1,000.
     #[serde(default)]
     pub grants: BTreeMap<String, Grant>,
+    /// writer: the controller that wrote the ledger last, a word that is another one for each of its terms. One that
+    /// finds another's here reads everything afresh before it decides. A permit leaves it as it is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub writer: String,
 }
 
 /// What the ledger knows of a plan.
@@ -72,6 +76,10 @@ pub struct PlanEntry {
     /// openWaveName: its name, which tells whether an edit has moved it. Empty: the first wave.
     #[serde(default)]
     pub open_wave_name: String,
+    /// releasing: the plan's resourceVersion over which its finalizer is being removed. Grants need a finalizer that is
+    /// on a later version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub releasing: Option<String>,
     /// failed: UIDs of the nodes that failed in this run after their retries, as the threshold counts them: also of
     /// those that are gone by now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -422,6 +430,7 @@ mod tests {
             wave_sizes: BTreeMap::new(),
             open_wave: 0,
             open_wave_name: String::new(),
+            releasing: None,
             failed: Vec::new(),
         };
         let mut ledger = UpdateLedgerSpec {

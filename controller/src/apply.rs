@@ -30,7 +30,6 @@ pub struct Writer {
     context: Arc<Context>,
     under_way: JoinSet<(Key, Outcome)>,
     busy: HashSet<Key>,
-    releasing: HashSet<Key>,
     retries: HashMap<Key, Retry>,
 }
 
@@ -59,7 +58,6 @@ impl Writer {
             context,
             under_way: JoinSet::new(),
             busy: HashSet::new(),
-            releasing: HashSet::new(),
             retries: HashMap::new(),
         }
     }
@@ -76,21 +74,11 @@ impl Writer {
         self.busy.contains(key)
     }
 
-    /// Whether a plan is losing its finalizer. As long as it is not known whether it has lost it, nothing is granted:
-    /// a plan with grants could be deleted before they are gone.
-    #[must_use]
-    pub fn is_releasing(&self) -> bool {
-        !self.releasing.is_empty()
-    }
-
     /// Starts each write whose object is free. What is not started is decided on again when the object is.
     pub fn start(&mut self, writes: Vec<Write>, now: Instant) {
         for write in writes {
             let key = write.key();
             if self.is_free(&key, now) {
-                if matches!(write, Write::Release(_)) {
-                    self.releasing.insert(key.clone());
-                }
                 self.busy.insert(key.clone());
                 let context = self.context.clone();
                 self.under_way.spawn(async move {
@@ -116,7 +104,6 @@ impl Writer {
 
     fn ended(&mut self, key: Key, outcome: Outcome, now: Instant) {
         self.busy.remove(&key);
-        self.releasing.remove(&key);
         let failures = self.retries.get(&key).map_or(0, |retry| retry.failures) + 1;
         let delay = match outcome {
             Outcome::Done => {

@@ -1,6 +1,9 @@
 //! What everything that sends requests shares.
 
-use std::sync::Arc;
+use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::Arc,
+};
 
 use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
 use axum::http::{HeaderValue, header::USER_AGENT};
@@ -22,6 +25,8 @@ pub struct Context {
     pub settings: Settings,
     /// What is known.
     pub view: Arc<View>,
+    /// The word by which the ledger tells this term's writes from those of any other.
+    pub writer: String,
     /// Through which every write goes.
     pub fence: Fence,
     /// What is counted.
@@ -71,6 +76,7 @@ impl Context {
     ) -> Self {
         Self {
             view: Arc::default(),
+            writer: format!("{:016x}", RandomState::new().build_hasher().finish()),
             fence,
             metrics,
             events,

@@ -10,18 +10,21 @@
 //! * [`request`]: every request's time-out, and the fence that the lease puts around writes
 //! * [`leader`]: the lease
 //! * [`run`]: the loop, and what begins and ends with the lease
-//! * [`ledger`]: writes the ledger, by compare-and-swap
+//! * [`ledger`]: writes the ledger, by compare-and-swap; [`afresh`] reads what that is decided on
+//! * [`finalizers`]: the order in which a plan loses its finalizer; pure
 //! * [`apply`]: carries out the planner's actions; [`patch`] says what each writes
 //! * [`drain`]: empties nodes; `left` knows the pods that are left, [`evict`] evicts one
 //! * [`report`]: writes statuses; [`events`] publishes Events
 //! * [`metrics`] and [`health`]: what is served over HTTP
 
+pub mod afresh;
 pub mod apply;
 pub mod clock;
 pub mod context;
 pub mod drain;
 pub mod events;
 pub mod evict;
+pub mod finalizers;
 pub mod health;
 mod kinds;
 pub mod leader;

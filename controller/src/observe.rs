@@ -3,11 +3,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use api::{
-    BottlerocketShadow, UpdatePlan,
-    names::{
-        DISRUPTION_ANNOTATION, DO_NOT_DISRUPT_ANNOTATIONS, NODE_LABEL, NODE_LABEL_VALUE, PLAN_FINALIZER,
-        shadow_name,
-    },
+    BottlerocketShadow, UpdateLedger, UpdatePlan,
+    names::{DISRUPTION_ANNOTATION, DO_NOT_DISRUPT_ANNOTATIONS, NODE_LABEL, NODE_LABEL_VALUE, shadow_name},
     shadow::Disruption,
     time::to_chrono,
 };
@@ -19,7 +16,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use planner::world::{AgentFacts, NodeFacts, PlanFacts, Settings, ShadowFacts, World};
 
-use crate::view::Snapshot;
+use crate::{finalizers, view::Snapshot};
 
 /// What the planner is told of a snapshot.
 #[must_use]
@@ -36,7 +33,11 @@ pub fn world(snapshot: &Snapshot, settings: Settings) -> World {
         has_label(node) || node.annotations().contains_key(DISRUPTION_ANNOTATION) || granted(node)
     });
     World {
-        plans: snapshot.plans.values().map(|plan| plan_facts(plan)).collect(),
+        plans: snapshot
+            .plans
+            .values()
+            .map(|plan| plan_facts(plan, snapshot.ledger.as_deref()))
+            .collect(),
         nodes: nodes.map(|node| node_facts(node, snapshot, &agents)).collect(),
         ledger: snapshot.ledger.as_ref().map(|ledger| ledger.spec.clone()),
         clock_skew: snapshot.clock_skew,
@@ -52,7 +53,7 @@ pub fn has_label(node: &Node) -> bool {
         .is_some_and(|value| value == NODE_LABEL_VALUE)
 }
 
-fn plan_facts(plan: &UpdatePlan) -> PlanFacts {
+fn plan_facts(plan: &UpdatePlan, ledger: Option<&UpdateLedger>) -> PlanFacts {
     PlanFacts {
         name: plan.name_any(),
         uid: plan.uid().unwrap_or_default(),
@@ -64,10 +65,7 @@ fn plan_facts(plan: &UpdatePlan) -> PlanFacts {
             .map(to_chrono)
             .unwrap_or_default(),
         deleting: plan.metadata.deletion_timestamp.is_some(),
-        finalizer: plan
-            .finalizers()
-            .iter()
-            .any(|finalizer| finalizer == PLAN_FINALIZER),
+        finalizer: finalizers::holds(plan, ledger),
         spec: plan.spec.clone(),
         status: plan.status.clone().unwrap_or_default(),
     }
@@ -200,7 +198,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use std::sync::Arc;
 
-    use api::UpdateLedger;
+    use api::names::PLAN_FINALIZER;
     use chrono::TimeDelta;
     use planner::world::DrainFacts;
     use serde_json::{Value, json};
@@ -408,7 +406,7 @@ mod tests {
             "spec": {"targetVersion": "1.21.0", "nodeSelector": {}}
         }))
         .unwrap();
-        let facts = plan_facts(&plan);
+        let facts = plan_facts(&plan, None);
         assert!(facts.deleting && facts.finalizer);
         assert_eq!(
             (facts.generation, facts.created.to_rfc3339().as_str()),

@@ -1,10 +1,10 @@
 //! The loop, and what begins and ends with the lease.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use kube::Client;
-use planner::decisions::Decisions;
+use planner::decisions::{Action, Decisions};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -13,11 +13,13 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    afresh,
     apply::{Writer, backoff},
     clock,
     context::Context,
     drain::Drains,
     events::{self, Publisher},
+    finalizers,
     health::{self, Health},
     leader::Elector,
     ledger::{self, Swap},
@@ -95,6 +97,8 @@ struct Term {
     statuses: Statuses,
     ledger_failures: u32,
     ledger_not_before: Instant,
+    /// The version of somebody else's ledger after which everything was read afresh.
+    caught_up_with: Option<Option<String>>,
 }
 
 impl Term {
@@ -106,6 +110,7 @@ impl Term {
             statuses: Statuses::new(context.settings.status_interval),
             ledger_failures: 0,
             ledger_not_before: Instant::now(),
+            caught_up_with: None,
             context,
         }
     }
@@ -150,22 +155,23 @@ impl Term {
             return latest;
         };
         self.health.set_syncing(false);
+        if !self.is_in_step(&snapshot) {
+            return self.catch_up(now, &snapshot).await.min(latest);
+        }
         let world = observe::world(&snapshot, self.context.settings.planner());
         let decisions = planner::plan(Utc::now(), &world);
         self.context.metrics.planned(now.elapsed());
         // The verdicts are in the statuses, counted; whoever asks about one node asks the planner himself.
         let Decisions {
             ledger,
-            actions,
+            mut actions,
+            unexplained,
             drains,
             statuses,
             verdicts: _,
             look_again,
         } = decisions;
-        if let Some(change) = ledger {
-            if change.grants && self.writer.is_releasing() {
-                return latest;
-            }
+        if let Some(change) = ledger.or_else(|| finalizers::ledger_first(&actions, &snapshot)) {
             // When it has ended the loop turns again.
             let released = ledger::released(snapshot.ledger.as_deref(), &change.spec);
             if released.iter().any(|node| self.writer.is_writing(node)) {
@@ -177,11 +183,26 @@ impl Term {
             let swap = ledger::swap(&self.context, &snapshot, change).await;
             return self.swapped(swap).min(latest);
         }
-        let writes = actions
+        actions.extend(finalizers::under_way(&snapshot));
+        let (doubtful, sure): (Vec<Action>, Vec<Action>) = actions
             .into_iter()
-            .filter_map(|action| Write::of(action, &snapshot))
-            .collect();
-        self.writer.start(writes, now);
+            .partition(|action| is_doubtful(action, &unexplained, &snapshot));
+        let writes = |actions: Vec<Action>| -> Vec<Write> {
+            let writes = actions
+                .into_iter()
+                .filter_map(|action| Write::of(action, &snapshot));
+            writes.collect()
+        };
+        self.writer.start(writes(sure), now);
+        let mut doubtful = writes(doubtful);
+        doubtful.retain(|write| now >= self.ledger_not_before && self.writer.is_free(&write.key(), now));
+        if !doubtful.is_empty() {
+            match afresh::ledger_is_still(&self.context, &snapshot).await {
+                Ok(true) => self.writer.start(doubtful, now),
+                Ok(false) => return now,
+                Err(error) => return self.ledger_failed(&error).min(latest),
+            }
+        }
         self.drains.follow(drains);
         self.context.metrics.report(&snapshot, &statuses);
         let next_status = self.report(now, &snapshot, statuses);
@@ -189,6 +210,7 @@ impl Term {
             look_again.map(|at| due(at, Utc::now(), now)),
             next_status,
             self.writer.next_retry(now),
+            Some(self.ledger_not_before).filter(|at| *at > now),
         ];
         times.into_iter().flatten().fold(latest, Instant::min)
     }
@@ -206,22 +228,56 @@ impl Term {
         next
     }
 
+    /// Whether everything that is known is at least as new as the ledger. What this term has not written itself was
+    /// decided on by somebody who may have seen and done what the watches here have not shown yet.
+    fn is_in_step(&self, snapshot: &Snapshot) -> bool {
+        let ledger = snapshot.ledger.as_deref();
+        ledger.is_some_and(|ledger| ledger.spec.writer == self.context.writer)
+            || self.caught_up_with == Some(afresh::version(ledger))
+    }
+
+    async fn catch_up(&mut self, now: Instant, snapshot: &Snapshot) -> Instant {
+        if now < self.ledger_not_before {
+            return self.ledger_not_before;
+        }
+        match afresh::everything(&self.context, snapshot.ledger.as_deref()).await {
+            Ok(version) => {
+                self.ledger_failures = 0;
+                self.caught_up_with = Some(version);
+                Instant::now()
+            }
+            Err(error) => self.ledger_failed(&error),
+        }
+    }
+
     /// When to plan again after a swap of the ledger.
     fn swapped(&mut self, swap: Result<Swap, RequestError>) -> Instant {
-        let now = Instant::now();
         match swap {
             Ok(Swap::Written | Swap::Renewed) => {
                 self.ledger_failures = 0;
-                now
+                Instant::now()
             }
-            Err(error) => {
-                self.ledger_failures = self.ledger_failures.saturating_add(1);
-                let delay = backoff(self.context.settings.error_backoff, self.ledger_failures);
-                tracing::warn!(%error, ?delay, "the ledger cannot be written");
-                self.ledger_not_before = now + delay;
-                self.ledger_not_before
-            }
+            Err(error) => self.ledger_failed(&error),
         }
+    }
+
+    fn ledger_failed(&mut self, error: &RequestError) -> Instant {
+        self.ledger_failures = self.ledger_failures.saturating_add(1);
+        let delay = backoff(self.context.settings.error_backoff, self.ledger_failures);
+        tracing::warn!(%error, ?delay, "the ledger cannot be written, or not be compared with what is known");
+        self.ledger_not_before = Instant::now() + delay;
+        self.ledger_not_before
+    }
+}
+
+/// Whether what an action overwrites may be newer than the ledger that it was decided on.
+fn is_doubtful(action: &Action, unexplained: &BTreeSet<String>, snapshot: &Snapshot) -> bool {
+    match action {
+        Action::Cordon { node, .. } | Action::Uncordon { node, .. } | Action::SetShadow { node, .. } => {
+            unexplained.contains(node)
+        }
+        Action::RemoveFinalizer { plan } => !finalizers::is_recorded(plan, snapshot),
+        Action::AddFinalizer { .. } => false,
     }
 }
 

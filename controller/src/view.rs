@@ -130,17 +130,21 @@ impl View {
         self.change(changed);
     }
 
-    /// How often the watch of nodes has listed them all: for [`Self::nodes_listed`].
+    /// How often the watch has listed all objects of this kind: for [`Self::listed`].
     #[must_use]
-    pub fn node_epoch(&self) -> u64 {
-        self.state().nodes.epoch()
+    pub fn epoch<K: Viewed>(&self) -> u64 {
+        K::store(&mut self.state()).epoch()
     }
 
-    /// Takes a fresh list of the nodes with the operator's label. Returns name and UID of those that it lacks.
-    pub fn nodes_listed(&self, items: Vec<Node>, listed_at: u64, epoch: u64) -> Vec<(String, String)> {
-        self.state()
-            .nodes
-            .listed(items, listed_at, epoch, crate::observe::has_label)
+    /// Takes a fresh list of all objects for which `covers` holds. Returns name and UID of those that it lacks.
+    pub fn listed<K: Viewed>(
+        &self,
+        items: Vec<K>,
+        listed_at: u64,
+        epoch: u64,
+        covers: impl Fn(&K) -> bool,
+    ) -> Vec<(String, String)> {
+        K::store(&mut self.state()).listed(items, listed_at, epoch, covers)
     }
 
     /// Everything that is known of nodes is at least as new as this.

@@ -17,6 +17,7 @@ use axum::{
 };
 use clap::Parser;
 use controller::{
+    afresh,
     apply::Writer,
     context::Context,
     events::Publisher,
@@ -74,13 +75,14 @@ impl Api {
         let settings = Settings::try_parse_from(["controller"]).unwrap();
         let fence = Fence::new(valid_until, settings.request_timeout);
         let client = Client::new(router, "default");
-        let context = Context::new(
+        let mut context = Context::new(
             settings,
             client,
             fence,
             Arc::new(Metrics::default()),
             Publisher::new().0,
         );
+        context.writer = "me".to_owned();
         Self {
             context,
             asked,
@@ -144,7 +146,8 @@ fn node(version: &str) -> Node {
 
 fn ledger(version: &str) -> Value {
     json!({"apiVersion": "brupop.bottlerocket.aws/v1alpha1", "kind": "UpdateLedger",
-        "metadata": {"name": "cluster", "uid": "l", "resourceVersion": version}, "spec": {"plans": {}, "grants": {}}})
+        "metadata": {"name": "cluster", "uid": "l", "resourceVersion": version},
+        "spec": {"plans": {}, "grants": {}, "writer": "me"}})
 }
 
 fn stored(version: &str) -> Option<UpdateLedger> {
@@ -322,6 +325,59 @@ async fn s1_a_node_that_the_list_lacks_is_read_by_itself() {
 }
 
 #[tokio::test]
+async fn s2_everything_is_read_afresh_after_the_ledger_and_replaces_what_the_watches_have_shown() {
+    let list = |kind: &str, items: Value| json!({"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": "20"}, "items": items});
+    let plan = json!({"apiVersion": "brupop.bottlerocket.aws/v1alpha1", "kind": "UpdatePlan",
+        "metadata": {"name": "p", "uid": "p", "resourceVersion": "13"},
+        "spec": {"targetVersion": "1.21.0", "nodeSelector": {}}});
+    let shadow = json!({"apiVersion": "brupop.bottlerocket.aws/v2", "kind": "BottlerocketShadow",
+        "metadata": {"name": "brs-n", "uid": "s", "resourceVersion": "14"}, "spec": {"state": "Idle"}});
+    let api = Api::new([
+        (200, ledger("9")),
+        (200, list("NodeList", json!([node("12")]))),
+        (200, list("UpdatePlanList", json!([plan]))),
+        (200, list("BottlerocketShadowList", json!([shadow]))),
+    ])
+    .with(stored("5"));
+    let version = afresh::everything(&api.context, stored("5").as_ref())
+        .await
+        .unwrap();
+    assert_eq!(version.as_deref(), Some("9"));
+    assert_eq!(api.asked()[0], ledgers("GET", "/cluster"), "the ledger first");
+    let snapshot = api.context.view.snapshot().unwrap();
+    assert_eq!(api.ledger_version().as_deref(), Some("9"));
+    assert_eq!(
+        snapshot.nodes["n"].metadata.resource_version.as_deref(),
+        Some("12")
+    );
+    assert!(snapshot.plans.contains_key("p") && snapshot.shadows.contains_key("brs-n"));
+    assert!(api.context.view.node_age(Instant::now()).is_some());
+}
+
+#[tokio::test]
+async fn s2_a_ledger_that_has_gone_on_is_found_so_and_known_as_it_is() {
+    let snapshot = |api: &Api| api.context.view.snapshot().unwrap();
+    let api = Api::new([(200, ledger("5")), (200, ledger("9")), refusal(404, "NotFound")]).with(stored("5"));
+    assert!(
+        afresh::ledger_is_still(&api.context, &snapshot(&api))
+            .await
+            .unwrap()
+    );
+    assert!(
+        !afresh::ledger_is_still(&api.context, &snapshot(&api))
+            .await
+            .unwrap()
+    );
+    assert_eq!(api.ledger_version().as_deref(), Some("9"));
+    assert!(
+        !afresh::ledger_is_still(&api.context, &snapshot(&api))
+            .await
+            .unwrap()
+    );
+    assert_eq!(api.ledger_version(), None);
+}
+
+#[tokio::test]
 async fn a_node_that_has_changed_is_read_again_before_it_is_decided_on_again() {
     let api = Api::new([
         refusal(409, "Conflict"),
@@ -372,36 +428,6 @@ async fn a_node_that_has_changed_is_read_again_before_it_is_decided_on_again() {
         .collect();
     assert_eq!(verbs, ["PATCH", "GET", "PATCH"]);
     assert_eq!(asked[2].1["metadata"]["resourceVersion"], "8");
-}
-
-#[tokio::test]
-async fn s12_a_plan_is_losing_its_finalizer_until_the_answer_is_known() {
-    let plan = |version: &str, finalizers: Value| -> Value {
-        json!({"apiVersion": "brupop.bottlerocket.aws/v1alpha1", "kind": "UpdatePlan",
-            "metadata": {"name": "p", "uid": "p", "resourceVersion": version, "finalizers": finalizers},
-            "spec": {"targetVersion": "1.21.0", "nodeSelector": {}}})
-    };
-    let api = Api::new([(200, plan("6", json!([])))]).with(None);
-    let held: api::UpdatePlan =
-        serde_json::from_value(plan("5", json!(["brupop.bottlerocket.aws/grants"]))).unwrap();
-    api.watched([held]);
-    let context = Arc::new(api.context);
-    let mut writer = Writer::new(context.clone());
-    let release = Action::RemoveFinalizer { plan: "p".into() };
-    let write = Write::of(release, &context.view.snapshot().unwrap()).unwrap();
-    writer.start(vec![write], Instant::now());
-    assert!(writer.is_releasing());
-    writer.finished().await;
-    assert!(!writer.is_releasing());
-    let known = context.view.snapshot().unwrap().plans["p"]
-        .metadata
-        .finalizers
-        .clone();
-    assert_eq!(
-        known.unwrap_or_default(),
-        <[String; 0]>::default(),
-        "and then it is known to be gone"
-    );
 }
 
 #[tokio::test]

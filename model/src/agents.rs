@@ -84,7 +84,11 @@ impl Model {
         let Some(shadow) = self.shadows.get(state.nodes[n].shadow) else {
             return;
         };
-        if agent.order.as_ref().is_some_and(|order| order.spec == shadow.spec) {
+        if agent
+            .order
+            .as_ref()
+            .is_some_and(|order| order.spec == shadow.spec)
+        {
             return;
         }
         let order = Instruction {
@@ -200,12 +204,15 @@ impl Model {
     /// A report arrives and is answered.
     fn reported(&self, state: &State, n: usize) -> State {
         let mut after = *state;
-        let (Some(agent), Some(shadow)) =
-            (self.agents.get(after.nodes[n].agent), self.shadows.get(after.nodes[n].shadow))
-        else {
+        let (Some(agent), Some(shadow)) = (
+            self.agents.get(after.nodes[n].agent),
+            self.shadows.get(after.nodes[n].shadow),
+        ) else {
             return after;
         };
-        let Op::Report(status) = &agent.op else { return after };
+        let Op::Report(status) = &agent.op else {
+            return after;
+        };
         let mut agent = (*agent).clone();
         let mut shadow = (*shadow).clone();
         shadow.status = Some((**status).clone());

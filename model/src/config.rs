@@ -235,7 +235,12 @@ impl Config {
             backoff,
             release_wait,
         } = self.limits;
-        let soak = self.plans.iter().filter_map(|plan| plan.canary).max().unwrap_or(0);
+        let soak = self
+            .plans
+            .iter()
+            .filter_map(|plan| plan.canary)
+            .max()
+            .unwrap_or(0);
         let retries = self.plans.iter().map(|plan| plan.retries).max().unwrap_or(0);
         let longest_backoff = (0..retries).map(|n| backoff << n).max().unwrap_or(0);
         let permit = api::ledger::PERMIT_VALIDITY.num_seconds() / TICK.num_seconds();

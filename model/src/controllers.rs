@@ -3,10 +3,7 @@
 //! The thin code around the planner is told again here as `controller::run` has it: the ledger first and nothing else
 //! beside it, one write of an object at a time, fresh nodes before a grant, no grant while a finalizer is being taken away.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use api::names::shadow_name;
 use controller::{
@@ -84,7 +81,9 @@ impl Model {
 
     fn snapshot(&self, seen: &Seen) -> anyhow::Result<Snapshot> {
         let mut snapshot = Snapshot {
-            ledger: self.ledger_spec(&seen.ledger).map(|spec| Arc::new(objects::ledger(spec))),
+            ledger: self
+                .ledger_spec(&seen.ledger)
+                .map(|spec| Arc::new(objects::ledger(spec))),
             clock_skew: Some(chrono::TimeDelta::zero()),
             ..Snapshot::default()
         };
@@ -92,7 +91,8 @@ impl Model {
             snapshot.plans.insert(plan.name_any(), plan);
         }
         for n in 0..self.config.nodes {
-            let (Some(node), Some(shadow)) = (self.nodes.get(seen.nodes[n]), self.shadows.get(seen.shadows[n]))
+            let (Some(node), Some(shadow)) =
+                (self.nodes.get(seen.nodes[n]), self.shadows.get(seen.shadows[n]))
             else {
                 continue;
             };
@@ -170,7 +170,10 @@ impl Model {
             });
             return Ok(round);
         }
-        for write in actions.into_iter().filter_map(|action| Write::of(action, &snapshot)) {
+        for write in actions
+            .into_iter()
+            .filter_map(|action| Write::of(action, &snapshot))
+        {
             round.writes.push(self.written(seen, &write)?);
         }
         let by_name: HashMap<String, usize> = (0..NODES).map(|n| (node_name(n), n)).collect();
@@ -189,7 +192,8 @@ impl Model {
             anyhow::ensure!(named, "a write of {} names no version", patched.target.name);
             Ok(())
         };
-        let index = |name: &str, of: fn(usize) -> String| (0..NODES.max(PLANS)).find(|i| of(*i) == name).unwrap_or(0);
+        let index =
+            |name: &str, of: fn(usize) -> String| (0..NODES.max(PLANS)).find(|i| of(*i) == name).unwrap_or(0);
         let gone = || anyhow::anyhow!("a write of an object that is not seen");
         match write {
             Write::Hold(patched) | Write::Release(patched) => {
@@ -203,7 +207,9 @@ impl Model {
                 fenced(patched)?;
                 let n = index(&patched.target.name, node_name);
                 let node = self.nodes.get(seen.nodes[n]).ok_or_else(gone)?;
-                let after = self.normal.node(objects::patched(&*node, &patched.patch)?, seen.now);
+                let after = self
+                    .normal
+                    .node(objects::patched(&*node, &patched.patch)?, seen.now);
                 Ok((Key::Node(n), self.nodes.id(after), false))
             }
             Write::Shadow(shadow) => {
@@ -232,7 +238,11 @@ impl Model {
                 let mut lost = *state;
                 lost.faults[Fault::WriteLost as usize] += 1;
                 if c < self.config.lagging && write.unchanged {
-                    next.push(state, Step::Goes(Fault::WriteLost, who, 0), self.land(&lost, c, w, false));
+                    next.push(
+                        state,
+                        Step::Goes(Fault::WriteLost, who, 0),
+                        self.land(&lost, c, w, false),
+                    );
                 }
                 lost.controllers[c].writes[w] = state::Write::default();
                 next.push(state, Step::Goes(Fault::WriteLost, who, 1), Ok(lost));
@@ -253,13 +263,23 @@ impl Model {
             next.push(state, Step::ReadsPods(who, n as u8), Ok(after));
         }
         if self.may_go_wrong(state, Fault::ControllerCrash) {
-            next.push(state, Step::Goes(Fault::ControllerCrash, who, 0), Ok(self.crashed(state, c, false)));
-            next.push(state, Step::Goes(Fault::ControllerCrash, who, 1), Ok(self.crashed(state, c, true)));
+            next.push(
+                state,
+                Step::Goes(Fault::ControllerCrash, who, 0),
+                Ok(self.crashed(state, c, false)),
+            );
+            next.push(
+                state,
+                Step::Goes(Fault::ControllerCrash, who, 1),
+                Ok(self.crashed(state, c, true)),
+            );
         }
     }
 
     fn watch_steps(&self, state: &State, c: usize, next: &mut Next) {
-        let keys = (0..PLANS).map(Key::Plan).chain((0..NODES).flat_map(|n| [Key::Node(n), Key::Shadow(n)]));
+        let keys = (0..PLANS)
+            .map(Key::Plan)
+            .chain((0..NODES).flat_map(|n| [Key::Node(n), Key::Shadow(n)]));
         for key in keys.filter(|key| state.controllers[c].known(*key) != 0) {
             let mut after = *state;
             *after.controllers[c].known_mut(key) = 0;

@@ -189,7 +189,10 @@ fn expand(model: &Model, reached: &Reached, level: &[(u32, State)]) -> Vec<Found
         let mut found = Found::default();
         loop {
             let begin = taken.fetch_add(CHUNK, Ordering::Relaxed);
-            let Some(chunk) = level.get(begin..level.len().min(begin + CHUNK)).filter(|c| !c.is_empty()) else {
+            let Some(chunk) = level
+                .get(begin..level.len().min(begin + CHUNK))
+                .filter(|c| !c.is_empty())
+            else {
                 return found;
             };
             for (number, state) in chunk {
@@ -218,7 +221,8 @@ impl Found {
             return;
         }
         self.transitions += next.steps.len();
-        self.edges.extend([number, u32::from(good::is_good(model, state)), 0]);
+        self.edges
+            .extend([number, u32::from(good::is_good(model, state)), 0]);
         let count = self.edges.len() - 1;
         for (step, after) in next.steps {
             let (to, new) = reached.number(&after);
@@ -298,7 +302,10 @@ fn tell(model: &Model, reached: &Reached, from: &[u32], to: u32) -> anyhow::Resu
     let mut way = Vec::new();
     for number in numbers.into_iter().rev().skip(1) {
         let next = model.next(&state).steps;
-        let Some((step, after)) = next.into_iter().find(|(_, after)| reached.number(after).0 == number) else {
+        let Some((step, after)) = next
+            .into_iter()
+            .find(|(_, after)| reached.number(after).0 == number)
+        else {
             anyhow::bail!("the way to state {number} is lost");
         };
         way.push(crate::tell::line(model, step, &state, &after));

@@ -10,7 +10,10 @@ use model::{configurations, explore, model::Model};
 fn main() -> anyhow::Result<ExitCode> {
     let names: Vec<String> = std::env::args().skip(1).collect();
     let mut wrong = false;
-    let most = std::env::var("MODEL_MOST").ok().and_then(|most| most.parse().ok()).unwrap_or(20_000_000);
+    let most = std::env::var("MODEL_MOST")
+        .ok()
+        .and_then(|most| most.parse().ok())
+        .unwrap_or(20_000_000);
     for config in configurations::all() {
         if !names.is_empty() && !names.iter().any(|name| name == config.name) {
             continue;
@@ -20,7 +23,11 @@ fn main() -> anyhow::Result<ExitCode> {
         let loud = std::env::var_os("MODEL_PROGRESS").is_some();
         let report = explore::explore(&model, most, |depth, states| {
             if loud && depth % 5 == 0 {
-                println!("  depth {depth}: {states} states, {:.1} s, {}", begun.elapsed().as_secs_f64(), model.sizes());
+                println!(
+                    "  depth {depth}: {states} states, {:.1} s, {}",
+                    begun.elapsed().as_secs_f64(),
+                    model.sizes()
+                );
             }
         })?;
         println!(
@@ -41,5 +48,9 @@ fn main() -> anyhow::Result<ExitCode> {
             println!("  WRONG: {}", found.promise);
         }
     }
-    Ok(if wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if wrong {
+        ExitCode::FAILURE
+    } else {
+        ExitCode::SUCCESS
+    })
 }

@@ -151,7 +151,13 @@ impl Model {
                 .chain([&state.late_swap])
                 .filter(|swap| swap.sent)
         };
-        let writes = || state.controllers.iter().flat_map(|c| &c.writes).chain(&state.late);
+        let writes = || {
+            state
+                .controllers
+                .iter()
+                .flat_map(|c| &c.writes)
+                .chain(&state.late)
+        };
         if !self.config.ticks
             || swaps().any(|swap| swap.aged || swap.grants)
             || writes().any(|write| write.key != 0 && write.aged)
@@ -193,12 +199,20 @@ impl Model {
         let same = std::ptr::eq(self, from);
         let plan = |id: &mut Id| {
             if !same {
-                *id = from.plans.get(*id).map_or(0, |plan| self.plans.id((*plan).clone()));
+                *id = from
+                    .plans
+                    .get(*id)
+                    .map_or(0, |plan| self.plans.id((*plan).clone()));
             }
         };
-        let node = |id: &mut Id| *id = self.carried(&self.nodes, &from.nodes, *id, now, |n| self.normal.node(n, now));
-        let shadow =
-            |id: &mut Id| *id = self.carried(&self.shadows, &from.shadows, *id, now, |s| self.normal.shadow(s, now));
+        let node = |id: &mut Id| {
+            *id = self.carried(&self.nodes, &from.nodes, *id, now, |n| self.normal.node(n, now))
+        };
+        let shadow = |id: &mut Id| {
+            *id = self.carried(&self.shadows, &from.shadows, *id, now, |s| {
+                self.normal.shadow(s, now)
+            })
+        };
         let ledger = |ledger: &mut state::Ledger| {
             let carry = |id: Id| {
                 let rest = from.rests.get(id).filter(|_| !same);
@@ -206,10 +220,14 @@ impl Model {
             };
             ledger.rest = carry(ledger.rest);
             for entry in &mut ledger.entries {
-                *entry = self.carried(&self.entries, &from.entries, *entry, now, |e| self.normal.entry(e));
+                *entry = self.carried(&self.entries, &from.entries, *entry, now, |e| {
+                    self.normal.entry(e)
+                });
             }
             for grant in &mut ledger.grants {
-                *grant = self.carried(&self.grants, &from.grants, *grant, now, |g| self.normal.grant(g, now));
+                *grant = self.carried(&self.grants, &from.grants, *grant, now, |g| {
+                    self.normal.grant(g, now)
+                });
             }
         };
         let write = |write: &mut state::Write| match state::Key::of(write.key) {
@@ -224,8 +242,12 @@ impl Model {
             node(&mut facts.object);
             shadow(&mut facts.shadow);
             facts.host = self.carried(&self.hosts, &from.hosts, facts.host, 0, |host| host);
-            facts.agent = self.carried(&self.agents, &from.agents, facts.agent, now, |a| self.normal.agent(a, now));
-            facts.ghost = self.carried(&self.ghosts, &from.ghosts, facts.ghost, now, |g| self.normal.ghost(g, now));
+            facts.agent = self.carried(&self.agents, &from.agents, facts.agent, now, |a| {
+                self.normal.agent(a, now)
+            });
+            facts.ghost = self.carried(&self.ghosts, &from.ghosts, facts.ghost, now, |g| {
+                self.normal.ghost(g, now)
+            });
             for asked in &mut facts.asked {
                 asked.id = self.carried(&self.requests, &from.requests, asked.id, now, |mut request| {
                     if let Some(swap) = request.found.as_mut().and_then(|found| found.swap.as_mut()) {
@@ -315,7 +337,11 @@ impl Model {
 
     /// Changes what the checks remember of a node.
     pub(crate) fn remember(&self, state: &mut State, n: usize, change: impl FnOnce(&mut Ghost)) {
-        let mut ghost = self.ghosts.get(state.nodes[n].ghost).map(|ghost| (*ghost).clone()).unwrap_or_default();
+        let mut ghost = self
+            .ghosts
+            .get(state.nodes[n].ghost)
+            .map(|ghost| (*ghost).clone())
+            .unwrap_or_default();
         change(&mut ghost);
         state.nodes[n].ghost = self.ghosts.id(self.normal.ghost(ghost, state.now));
     }

@@ -47,7 +47,11 @@ impl Normal {
     /// Now.
     #[must_use]
     pub fn now(&self, now: u16) -> u16 {
-        if self.on { self.frame(now).settled_now() } else { now }
+        if self.on {
+            self.frame(now).settled_now()
+        } else {
+            now
+        }
     }
 
     /// What the ledger records of a plan.
@@ -95,7 +99,10 @@ impl Normal {
             return node;
         }
         let (frame, ages) = (self.frame(now), self.ages);
-        let conditions = node.status.iter_mut().flat_map(|status| status.conditions.iter_mut().flatten());
+        let conditions = node
+            .status
+            .iter_mut()
+            .flat_map(|status| status.conditions.iter_mut().flatten());
         for condition in conditions {
             if let Some(time) = &mut condition.last_transition_time {
                 *time = api::time::to_kubernetes(frame.settle(api::time::to_chrono(time), ages.ready));
@@ -167,7 +174,10 @@ impl Normal {
             permit.valid_until = settle(permit.valid_until, 0);
         }
         // One that the permit was used by another boot is the only one that is acted on.
-        work.refusal = work.refusal.take().filter(|refusal| *refusal == PermitRefusal::OtherBoot);
+        work.refusal = work
+            .refusal
+            .take()
+            .filter(|refusal| *refusal == PermitRefusal::OtherBoot);
         // The order itself is compared with the shadow's spec, so both are told alike.
         if let Some(order) = &mut agent.order {
             let mut shadow = BottlerocketShadow::new("", order.spec.clone());

@@ -35,7 +35,14 @@ macro_rules! distinct_as_json {
         }
     )*};
 }
-distinct_as_json!(UpdatePlan, Node, BottlerocketShadow, Grant, PlanEntry, UpdateLedgerSpec);
+distinct_as_json!(
+    UpdatePlan,
+    Node,
+    BottlerocketShadow,
+    Grant,
+    PlanEntry,
+    UpdateLedgerSpec
+);
 
 impl Distinct for String {
     fn key(&self) -> Vec<u8> {
@@ -153,7 +160,10 @@ pub fn agent_pod(n: usize, ready: bool) -> anyhow::Result<Arc<Pod>> {
 /// Whether a node is Ready.
 #[must_use]
 pub fn is_ready(node: &Node) -> bool {
-    let conditions = node.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    let conditions = node
+        .status
+        .iter()
+        .flat_map(|status| status.conditions.iter().flatten());
     conditions
         .filter(|condition| condition.type_ == "Ready")
         .any(|condition| condition.status == "True")

@@ -51,9 +51,14 @@ pub fn decided(world: &World, decisions: &Decisions) -> Check {
         let Some(plan) = world.plans.iter().find(|plan| plan.name == status.plan) else {
             continue;
         };
-        let entry = world.ledger.as_ref().and_then(|ledger| ledger.plans.get(&plan.uid));
+        let entry = world
+            .ledger
+            .as_ref()
+            .and_then(|ledger| ledger.plans.get(&plan.uid));
         let recorded = entry.is_none_or(|entry| Some(entry.generation) == status.status.observed_generation);
-        ensure(recorded, || format!("S12: {} is observed before the ledger holds it", plan.name))?;
+        ensure(recorded, || {
+            format!("S12: {} is observed before the ledger holds it", plan.name)
+        })?;
     }
     Ok(())
 }
@@ -74,11 +79,17 @@ fn is_cordoned_for(node: &Node, grant: &Grant) -> bool {
 pub fn ledger_written(model: &Model, state: &mut State, new: &Ledger) -> Check {
     let old = state.ledger;
     for p in 0..model.config.plans.len() {
-        let (before, after) = (model.entries.get(old.entries[p]), model.entries.get(new.entries[p]));
+        let (before, after) = (
+            model.entries.get(old.entries[p]),
+            model.entries.get(new.entries[p]),
+        );
         if let (Some(before), Some(after)) = (before, after) {
             ensure(before.generation <= after.generation, || {
                 let (from, to) = (before.generation, after.generation);
-                format!("S12: the ledger goes back from generation {from} of {} to {to}", plan_name(p))
+                format!(
+                    "S12: the ledger goes back from generation {from} of {} to {to}",
+                    plan_name(p)
+                )
             })?;
         }
     }
@@ -106,22 +117,41 @@ fn granted(model: &Model, state: &mut State, new: &Ledger, n: usize, grant: &Gra
     let who = format!("{} of {}", node_name(n), grant.plan);
     let p = plan_of(grant).ok_or_else(|| format!("S3: {who} granted by no plan"))?;
     let fresh = (grant.phase, &grant.permit, &grant.ending) == (GrantPhase::Granted, &None, &None);
-    ensure(fresh && grant.node == node_name(n), || format!("S3: {who} granted as {grant:?}"))?;
-    ensure(model.config.plans[p].nodes.contains(&n), || format!("S3: {who} is not its node"))?;
-    ensure(is_newer(&grant.to, &grant.from), || format!("S8: {who} from {} to {}", grant.from, grant.to))?;
-    let entry = model.entries.get(new.entries[p]).ok_or_else(|| format!("S12: {who} granted without an entry"))?;
+    ensure(fresh && grant.node == node_name(n), || {
+        format!("S3: {who} granted as {grant:?}")
+    })?;
+    ensure(model.config.plans[p].nodes.contains(&n), || {
+        format!("S3: {who} is not its node")
+    })?;
+    ensure(is_newer(&grant.to, &grant.from), || {
+        format!("S8: {who} from {} to {}", grant.from, grant.to)
+    })?;
+    let entry = model
+        .entries
+        .get(new.entries[p])
+        .ok_or_else(|| format!("S12: {who} granted without an entry"))?;
     ensure(
         entry.generation == grant.generation && entry.run == grant.run && !entry.paused && !entry.halted,
         || format!("S12: {who} granted from {grant:?} by {entry:?}"),
     )?;
-    let closes = open_until(model, p, state.now).ok_or_else(|| format!("S4: {who} granted outside a window"))?;
+    let closes =
+        open_until(model, p, state.now).ok_or_else(|| format!("S4: {who} granted outside a window"))?;
     let finished = at(state.now) + TICK * i32::from(model.config.plans[p].expected);
-    ensure(finished <= closes, || format!("S4: {who} does not fit before {closes}"))?;
+    ensure(finished <= closes, || {
+        format!("S4: {who} does not fit before {closes}")
+    })?;
     let ghost = model.ghosts.get(state.nodes[n].ghost).unwrap_or_default();
-    let again = ghost.granted.as_ref().is_some_and(|(run, attempt)| *run == grant.run && *attempt >= grant.attempt);
-    ensure(!again, || format!("S5: {who} has attempt {} again", grant.attempt))?;
+    let again = ghost
+        .granted
+        .as_ref()
+        .is_some_and(|(run, attempt)| *run == grant.run && *attempt >= grant.attempt);
+    ensure(!again, || {
+        format!("S5: {who} has attempt {} again", grant.attempt)
+    })?;
     in_order(model, state, p, grant)?;
-    model.remember(state, n, |ghost| ghost.granted = Some((grant.run.clone(), grant.attempt)));
+    model.remember(state, n, |ghost| {
+        ghost.granted = Some((grant.run.clone(), grant.attempt))
+    });
     Ok(())
 }
 
@@ -131,9 +161,10 @@ fn in_order(model: &Model, state: &State, p: usize, grant: &Grant) -> Check {
         return Ok(());
     };
     let proven = (0..model.config.nodes).any(|n| {
-        let (Some(shadow), Some(host)) =
-            (model.shadows.get(state.nodes[n].shadow), model.hosts.get(state.nodes[n].host))
-        else {
+        let (Some(shadow), Some(host)) = (
+            model.shadows.get(state.nodes[n].shadow),
+            model.hosts.get(state.nodes[n].host),
+        ) else {
             return false;
         };
         let spec = &shadow.spec;
@@ -146,19 +177,31 @@ fn in_order(model: &Model, state: &State, p: usize, grant: &Grant) -> Check {
             && host.version == grant.to
             && soaked
     });
-    ensure(proven, || format!("S10: {} granted before the canary is proven", grant.node))
+    ensure(proven, || {
+        format!("S10: {} granted before the canary is proven", grant.node)
+    })
 }
 
 /// S1: our own grants absolutely, other nodes as they were at the beginning of the tick.
 fn within_budget(model: &Model, state: &State, new: &Ledger, p: usize) -> Check {
-    let down = (0..model.config.nodes).filter(|n| owner(model, state, new, *n) == Some(p)).filter(|n| {
-        let node = model.nodes.get(state.nodes[*n].object);
-        let recent = model.ghosts.get(state.nodes[*n].ghost).is_some_and(|ghost| ghost.recent);
-        let unavailable = node.is_some_and(|node| is_cordoned(&node) || !is_ready(&node));
-        new.grants[*n] != 0 || unavailable && !recent
-    });
+    let down = (0..model.config.nodes)
+        .filter(|n| owner(model, state, new, *n) == Some(p))
+        .filter(|n| {
+            let node = model.nodes.get(state.nodes[*n].object);
+            let recent = model
+                .ghosts
+                .get(state.nodes[*n].ghost)
+                .is_some_and(|ghost| ghost.recent);
+            let unavailable = node.is_some_and(|node| is_cordoned(&node) || !is_ready(&node));
+            new.grants[*n] != 0 || unavailable && !recent
+        });
     let (down, max) = (down.count(), model.config.plans[p].max_unavailable);
-    ensure(down <= max, || format!("S1: {down} nodes of {} unavailable, at most {max} may be", plan_name(p)))
+    ensure(down <= max, || {
+        format!(
+            "S1: {down} nodes of {} unavailable, at most {max} may be",
+            plan_name(p)
+        )
+    })
 }
 
 /// Which plan a node belongs to: that of its grant, else the first that takes it.
@@ -195,17 +238,26 @@ fn not_halted(model: &Model, state: &State, old: &Ledger, p: usize) -> Check {
         })
     });
     let (failed, threshold) = (failed.count(), model.config.plans[p].threshold);
-    ensure(failed < threshold, || format!("S11: {} grants though {failed} nodes have failed", plan_name(p)))
+    ensure(failed < threshold, || {
+        format!("S11: {} grants though {failed} nodes have failed", plan_name(p))
+    })
 }
 
 fn released(model: &Model, state: &State, n: usize, grant: &Grant) -> Check {
     let who = node_name(n);
-    let cordoned = model.nodes.get(state.nodes[n].object).is_some_and(|node| is_cordoned_for(&node, grant));
+    let cordoned = model
+        .nodes
+        .get(state.nodes[n].object)
+        .is_some_and(|node| is_cordoned_for(&node, grant));
     // What others have just cordoned, or a controller that has ended, is found and undone later.
     let alone = model.config.controllers == 1 && model.config.bound(Fault::ControllerCrash) == 0;
-    ensure(!cordoned || !alone, || format!("L1: the grant of {who} is released and its cordon is left"))?;
+    ensure(!cordoned || !alone, || {
+        format!("L1: the grant of {who} is released and its cordon is left")
+    })?;
     if grant.ending.is_none() {
-        ensure(grant.phase == GrantPhase::Monitoring, || format!("S7: {who} is released in {}", grant.phase))?;
+        ensure(grant.phase == GrantPhase::Monitoring, || {
+            format!("S7: {who} is released in {}", grant.phase)
+        })?;
         proven(model, state, n, grant)?;
     }
     Ok(())
@@ -216,16 +268,29 @@ fn proven(model: &Model, state: &State, n: usize, grant: &Grant) -> Check {
     let host = model.hosts.get(state.nodes[n].host);
     let other_boot = |boot: &str| grant.permit.as_ref().is_some_and(|permit| permit.boot_id != boot);
     let proven = host.is_some_and(|host| host.version == grant.to && other_boot(&host.boot_id()));
-    ensure(proven, || format!("S7: {} counts as updated to {}", node_name(n), grant.to))
+    ensure(proven, || {
+        format!("S7: {} counts as updated to {}", node_name(n), grant.to)
+    })
 }
 
 fn moved_on(model: &Model, state: &State, n: usize, before: &Grant, after: &Grant) -> Check {
     use GrantPhase::{Drained, Granted, Monitoring, Rebooting, Withdrawing};
 
     let who = node_name(n);
-    let same = |grant: &Grant| (grant.plan.clone(), grant.run.clone(), grant.attempt, grant.to.clone());
-    ensure(same(before) == same(after), || format!("S3: the grant of {who} becomes another: {after:?}"))?;
-    ensure(before.permit == after.permit, || format!("S5: a controller changes the permit of {who}"))?;
+    let same = |grant: &Grant| {
+        (
+            grant.plan.clone(),
+            grant.run.clone(),
+            grant.attempt,
+            grant.to.clone(),
+        )
+    };
+    ensure(same(before) == same(after), || {
+        format!("S3: the grant of {who} becomes another: {after:?}")
+    })?;
+    ensure(before.permit == after.permit, || {
+        format!("S5: a controller changes the permit of {who}")
+    })?;
     ensure(before.ending.is_none() || before.ending == after.ending, || {
         format!("S5: the grant of {who} ends no more")
     })?;
@@ -234,7 +299,12 @@ fn moved_on(model: &Model, state: &State, n: usize, before: &Grant, after: &Gran
         (Granted, Drained) | (Granted | Drained, Withdrawing) | (Rebooting, Monitoring) => true,
         _ => false,
     };
-    ensure(legal, || format!("S5: the grant of {who} goes from {} to {}", before.phase, after.phase))?;
+    ensure(legal, || {
+        format!(
+            "S5: the grant of {who} goes from {} to {}",
+            before.phase, after.phase
+        )
+    })?;
     if (before.phase, after.phase) == (Rebooting, Monitoring) {
         proven(model, state, n, after)?;
     }
@@ -246,12 +316,19 @@ pub fn permit_recorded(model: &Model, state: &State, n: usize, grant: &Grant) ->
     let who = node_name(n);
     let before = model.grants.get(state.ledger.grants[n]);
     let before = before.ok_or_else(|| format!("S5: a permit for {who}, which has no grant"))?;
-    ensure((&before.run, before.attempt) == (&grant.run, grant.attempt), || {
-        format!("S5: a permit for another attempt of {who}")
-    })?;
-    ensure(before.phase == GrantPhase::Drained && before.ending.is_none(), || {
-        format!("S5: a permit for {who}, whose grant is {} and ends for {:?}", before.phase, before.ending)
-    })
+    ensure(
+        (&before.run, before.attempt) == (&grant.run, grant.attempt),
+        || format!("S5: a permit for another attempt of {who}"),
+    )?;
+    ensure(
+        before.phase == GrantPhase::Drained && before.ending.is_none(),
+        || {
+            format!(
+                "S5: a permit for {who}, whose grant is {} and ends for {:?}",
+                before.phase, before.ending
+            )
+        },
+    )
 }
 
 /// Before a permit is given to an agent: until when it may be used.
@@ -275,24 +352,40 @@ pub fn rebooted(model: &Model, state: &mut State, n: usize) -> Check {
     ) else {
         return Err(format!("the model cannot follow: no machine {who}"));
     };
-    let leave = ghost.leave.as_ref().ok_or_else(|| format!("S5: {who} reboots without a permit"))?;
-    ensure(leave.boot == host.boot_id(), || format!("S5: {who} reboots with the permit of another boot"))?;
-    ensure(at(state.now) < leave.until, || format!("S4: {who} reboots after its permit ended at {}", leave.until))?;
-    ensure(leave.fit, || format!("S5: {who} reboots, and was not cordoned and empty when it was looked at"))?;
+    let leave = ghost
+        .leave
+        .as_ref()
+        .ok_or_else(|| format!("S5: {who} reboots without a permit"))?;
+    ensure(leave.boot == host.boot_id(), || {
+        format!("S5: {who} reboots with the permit of another boot")
+    })?;
+    ensure(at(state.now) < leave.until, || {
+        format!("S4: {who} reboots after its permit ended at {}", leave.until)
+    })?;
+    ensure(leave.fit, || {
+        format!("S5: {who} reboots, and was not cordoned and empty when it was looked at")
+    })?;
     ensure(ghost.rebooted.as_ref() != Some(&leave.attempt), || {
         format!("S5: {who} reboots twice in attempt {:?}", leave.attempt)
     })?;
     let grant = model.grants.get(state.ledger.grants[n]);
     let grant = grant.ok_or_else(|| format!("S5: {who} reboots without a grant"))?;
-    let permitted = grant.permit.as_ref().is_some_and(|permit| permit.boot_id == host.boot_id());
+    let permitted = grant
+        .permit
+        .as_ref()
+        .is_some_and(|permit| permit.boot_id == host.boot_id());
     ensure(
-        grant.phase == GrantPhase::Rebooting && permitted && (grant.run.clone(), grant.attempt) == leave.attempt,
+        grant.phase == GrantPhase::Rebooting
+            && permitted
+            && (grant.run.clone(), grant.attempt) == leave.attempt,
         || format!("S5: {who} reboots with {grant:?}"),
     )?;
     let open = plan_of(&grant).and_then(|p| open_until(model, p, state.now));
     ensure(open.is_some(), || format!("S4: {who} reboots outside a window"))?;
     let fit = is_cordoned_for(&node, &grant) && state.nodes[n].pods == 0;
-    ensure(fit || ghost.excused, || format!("S5: {who} reboots, and is not cordoned and empty"))?;
+    ensure(fit || ghost.excused, || {
+        format!("S5: {who} reboots, and is not cordoned and empty")
+    })?;
     let attempt = leave.attempt.clone();
     model.remember(state, n, |ghost| ghost.rebooted = Some(attempt));
     Ok(())
@@ -310,22 +403,33 @@ pub fn node_written(model: &Model, state: &State, n: usize, write: &Write) -> Ch
     };
     match (is_cordoned(&before), is_cordoned(&after)) {
         (false, true) => {
-            let plan = disruption(&after).and_then(|d| (0..model.config.plans.len()).find(|p| plan_name(*p) == d.plan_uid));
+            let plan = disruption(&after)
+                .and_then(|d| (0..model.config.plans.len()).find(|p| plan_name(*p) == d.plan_uid));
             let p = plan.ok_or_else(|| format!("S9: {who} is cordoned without our annotation"))?;
             let sent = state.now - u16::from(write.aged && state.now > 0);
-            let open = [state.now, sent].into_iter().any(|now| open_until(model, p, now).is_some());
+            let open = [state.now, sent]
+                .into_iter()
+                .any(|now| open_until(model, p, now).is_some());
             ensure(open, || format!("S4: {who} is cordoned outside a window"))?;
         }
         (true, false) => {
-            ensure(!ghost.admin, || format!("S9: {who} was cordoned by a person and is uncordoned"))?;
-            ensure(disruption(&before).is_some(), || format!("S9: {who} is uncordoned without our annotation"))?;
+            ensure(!ghost.admin, || {
+                format!("S9: {who} was cordoned by a person and is uncordoned")
+            })?;
+            ensure(disruption(&before).is_some(), || {
+                format!("S9: {who} is uncordoned without our annotation")
+            })?;
         }
         _ => {}
     }
     if disruption(&before).is_some() && disruption(&after).is_none() {
         let annotations = after.annotations();
-        let kept = annotations.get("karpenter.sh/do-not-disrupt").is_some_and(|value| value == "false");
-        ensure(kept && annotations.len() == 1, || format!("S9: {who} keeps {annotations:?}"))?;
+        let kept = annotations
+            .get("karpenter.sh/do-not-disrupt")
+            .is_some_and(|value| value == "false");
+        ensure(kept && annotations.len() == 1, || {
+            format!("S9: {who} keeps {annotations:?}")
+        })?;
     }
     Ok(())
 }
@@ -336,13 +440,20 @@ pub fn holds(model: &Model, state: &State) -> Check {
         let Some(grant) = model.grants.get(state.ledger.grants[n]) else {
             continue;
         };
-        ensure(grant.phase != GrantPhase::Withdrawing || grant.permit.is_none(), || {
-            format!("S5: {} is withdrawn with a permit", node_name(n))
-        })?;
+        ensure(
+            grant.phase != GrantPhase::Withdrawing || grant.permit.is_none(),
+            || format!("S5: {} is withdrawn with a permit", node_name(n)),
+        )?;
         if model.config.controllers == 1 {
             let plan = plan_of(&grant).and_then(|p| model.plans.get(state.plans[p]));
             let held = plan.is_some_and(|plan| !plan.finalizers().is_empty());
-            ensure(held, || format!("S12: {} has a grant of {}, which has no finalizer", node_name(n), grant.plan))?;
+            ensure(held, || {
+                format!(
+                    "S12: {} has a grant of {}, which has no finalizer",
+                    node_name(n),
+                    grant.plan
+                )
+            })?;
         }
     }
     Ok(())

@@ -87,9 +87,10 @@ impl Model {
     /// The kubelet, or the lack of one, has the node's condition changed.
     fn with_ready(&self, state: &State, n: usize, ready: bool) -> State {
         let mut after = *state;
-        let (Some(host), Some(node)) =
-            (self.hosts.get(state.nodes[n].host), self.nodes.get(state.nodes[n].object))
-        else {
+        let (Some(host), Some(node)) = (
+            self.hosts.get(state.nodes[n].host),
+            self.nodes.get(state.nodes[n].object),
+        ) else {
             return after;
         };
         let mut node = (*node).clone();
@@ -117,7 +118,13 @@ impl Model {
         if state.deeds.count_ones() >= self.config.deeds_in_all.into() {
             return;
         }
-        for (i, deed) in self.config.deeds.iter().enumerate().filter(|(i, _)| state.deeds & (1 << i) == 0) {
+        for (i, deed) in self
+            .config
+            .deeds
+            .iter()
+            .enumerate()
+            .filter(|(i, _)| state.deeds & (1 << i) == 0)
+        {
             if let Some(mut after) = self.done(state, *deed) {
                 after.deeds |= 1 << i;
                 next.push(state, Step::People(*deed), Ok(after));
@@ -145,7 +152,11 @@ impl Model {
             }
             Deed::Delete(p) => {
                 let mut plan = (*self.plans.get(state.plans[p])?).clone();
-                let held = plan.metadata.finalizers.as_ref().is_some_and(|held| !held.is_empty());
+                let held = plan
+                    .metadata
+                    .finalizers
+                    .as_ref()
+                    .is_some_and(|held| !held.is_empty());
                 plan.metadata.deletion_timestamp = Some(to_kubernetes(at(0)));
                 plan.metadata.generation = plan.metadata.generation.map(|generation| generation + 1);
                 let id = if held { self.plans.id(plan) } else { 0 };

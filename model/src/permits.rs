@@ -167,7 +167,13 @@ impl Model {
         Ok(Course::On(Box::new(request)))
     }
 
-    fn record(&self, after: &mut State, n: usize, slot: usize, mut request: Request) -> Result<Course, String> {
+    fn record(
+        &self,
+        after: &mut State,
+        n: usize,
+        slot: usize,
+        mut request: Request,
+    ) -> Result<Course, String> {
         let asked = after.nodes[n].asked[slot];
         let Some((found, swap)) = request.found.as_mut().and_then(|found| {
             let swap = found.swap?;
@@ -205,7 +211,9 @@ impl Model {
         let Some(agent) = self.agents.get(after.nodes[n].agent) else {
             return Ok(());
         };
-        let Op::Ask { asked } = agent.op else { return Ok(()) };
+        let Op::Ask { asked } = agent.op else {
+            return Ok(());
+        };
         let mut agent = (*agent).clone();
         agent.op = Op::Idle;
         match given {

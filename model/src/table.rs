@@ -46,7 +46,13 @@ impl<T: Distinct> Table<T> {
     /// The number of a value.
     pub fn id(&self, value: T) -> Id {
         let key = value.key();
-        if let Some(id) = self.rows.read().unwrap_or_else(PoisonError::into_inner).ids.get(&key) {
+        if let Some(id) = self
+            .rows
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .ids
+            .get(&key)
+        {
             return *id;
         }
         let mut rows = self.rows.write().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +86,11 @@ impl<T: Distinct> Table<T> {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.rows.read().unwrap_or_else(PoisonError::into_inner).values.len()
+        self.rows
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .values
+            .len()
     }
 
     /// Whether there are none.

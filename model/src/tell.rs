@@ -67,9 +67,17 @@ fn controller(model: &Model, state: &State, c: usize, facts: &mut Vec<String>) {
         .chain((0..model.config.nodes).flat_map(|n| [Key::Node(n), Key::Shadow(n)]));
     let stale: Vec<_> = keys.filter(|key| of.known(*key) != 0).collect();
     facts.push(format!("c{c}: lags {stale:?} ledger {}", of.ledger.is_some()));
-    let writes: Vec<_> = of.writes.iter().filter_map(|write| Some((Key::of(write.key)?, write.unchanged))).collect();
+    let writes: Vec<_> = of
+        .writes
+        .iter()
+        .filter_map(|write| Some((Key::of(write.key)?, write.unchanged)))
+        .collect();
     facts.push(format!("c{c}: writes {writes:?} ledger {}", of.swap.sent));
-    let drains: Vec<_> = of.drains.iter().map(|drain| drain.cordon.min(1) + u32::from(drain.found)).collect();
+    let drains: Vec<_> = of
+        .drains
+        .iter()
+        .map(|drain| drain.cordon.min(1) + u32::from(drain.found))
+        .collect();
     facts.push(format!("c{c}: drains {drains:?}"));
 }
 
@@ -86,7 +94,10 @@ fn node(model: &Model, state: &State, n: usize, facts: &mut Vec<String>) {
                 grant.phase,
                 grant.not_after.map(crate::time::tick_of),
                 grant.permit.as_ref().map(|permit| &permit.boot_id),
-                grant.ending.as_ref().map(|ending| (ending.failure, crate::time::tick_of(ending.at))),
+                grant
+                    .ending
+                    .as_ref()
+                    .map(|ending| (ending.failure, crate::time::tick_of(ending.at))),
                 crate::time::tick_of(grant.phase_since),
             )
         },
@@ -102,7 +113,10 @@ fn node(model: &Model, state: &State, n: usize, facts: &mut Vec<String>) {
     if let Some(shadow) = model.shadows.get(of.shadow) {
         let spec = &shadow.spec;
         let failure = spec.failure.as_ref().map(|f| (f.reason, f.count));
-        facts.push(format!("n{n}: asked {}/{:?} failed {failure:?}", spec.state, spec.attempt));
+        facts.push(format!(
+            "n{n}: asked {}/{:?} failed {failure:?}",
+            spec.state, spec.attempt
+        ));
         if let Some(status) = &shadow.status {
             facts.push(format!(
                 "n{n}: says {}/{:?} {} {:?} saved {} error {:?}",

@@ -1,5 +1,7 @@
 //! What the planner answers.
 
+use std::collections::BTreeSet;
+
 use api::{
     ledger::UpdateLedgerSpec,
     plan::UpdatePlanStatus,
@@ -9,7 +11,8 @@ use api::{
 use chrono::{DateTime, Utc};
 
 /// What is to be done now. The order of doing it: the ledger first; where it is written, nothing else of this
-/// answer is done, and the planner is asked again with the new ledger. Then actions, drains and statuses, in any order.
+/// answer is done, and the planner is asked again with the new ledger. Then actions, drains and statuses, in any order;
+/// those of `unexplained` nodes only once the ledger is known to be still the one that they were decided on.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[must_use]
 pub struct Decisions {
@@ -17,6 +20,9 @@ pub struct Decisions {
     pub ledger: Option<LedgerChange>,
     /// What to do to nodes, shadows and plans.
     pub actions: Vec<Action>,
+    /// Names of the nodes whose action undoes or overwrites what the ledger does not explain. A crash or a late write has
+    /// left that behind, or the ledger has gone on and is known only as it was: what it says now would be undone.
+    pub unexplained: BTreeSet<String>,
     /// The nodes to be drained now. Every drain that is not listed stops.
     pub drains: Vec<DrainOrder>,
     /// Each plan's status, whether it changed or not. Empty where the ledger is to be written first.

@@ -84,6 +84,7 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         wave_sizes: BTreeMap::new(),
         open_wave: 0,
         open_wave_name: String::new(),
+        releasing: None,
         failed: Vec::new(),
     }
 }

@@ -3,6 +3,7 @@
 //! Each step looks at what is stored (the grant, the node, its shadow) and says the one thing that comes next, so
 //! that a crash between any two writes leaves nothing to remember.
 
+mod explain;
 mod proof;
 mod undo;
 
@@ -18,6 +19,7 @@ use crate::{
     spec::Limits,
     world::{DrainFacts, NodeFacts, Settings, ShadowFacts},
 };
+pub(crate) use explain::explains;
 use proof::Booted;
 
 /// What a step is decided on.

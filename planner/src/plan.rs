@@ -1,6 +1,6 @@
 //! The one function that decides, and the order in which it does.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use api::ledger::{Ending, Grant, GrantPhase, UpdateLedgerSpec};
 use api::shadow::{BottlerocketShadowSpec, NodeState};
@@ -65,6 +65,7 @@ pub(crate) struct Planning<'a> {
     pub ledger: UpdateLedgerSpec,
     pub grants_made: bool,
     pub actions: Vec<Action>,
+    unexplained: BTreeSet<String>,
     pub events: Vec<Event>,
     /// What each granted node does, by node UID.
     pub doing: HashMap<String, String>,
@@ -81,6 +82,7 @@ impl<'a> Planning<'a> {
             ledger: ledger.clone(),
             grants_made: false,
             actions: Vec::new(),
+            unexplained: BTreeSet::new(),
             events: Vec::new(),
             doing: HashMap::new(),
             drains: Vec::new(),
@@ -155,7 +157,12 @@ impl<'a> Planning<'a> {
             {
                 self.wake(not_after);
             }
-            self.actions.extend(step.action);
+            if let Some(action) = step.action {
+                if !machine::explains(&grant, node, &action) {
+                    self.unexplained.insert(node.name.clone());
+                }
+                self.actions.push(action);
+            }
             self.drains.extend(step.drain.map(|cordoned_at| DrainOrder {
                 node: node.name.clone(),
                 uid: uid.clone(),
@@ -282,6 +289,7 @@ impl<'a> Planning<'a> {
                 };
                 let answered = shadow.spec.state != NodeState::ErrorReset || machine::acknowledged(shadow);
                 if shadow.spec.state != NodeState::Idle && answered {
+                    self.unexplained.insert(node.name.clone());
                     self.actions.push(Action::SetShadow {
                         node: node.name.clone(),
                         spec: idle,
@@ -293,6 +301,7 @@ impl<'a> Planning<'a> {
             // Where somebody has uncordoned it there is nothing to wait for: the next cordon would not be ours.
             let undone = !node.unschedulable || node.shadow.as_ref().is_none_or(machine::acknowledged);
             if let Some(disruption) = node.disruption.as_ref().filter(|_| undone || !node.agent.ready) {
+                self.unexplained.insert(node.name.clone());
                 self.actions.push(Action::Uncordon {
                     node: node.name.clone(),
                     disruption: disruption.clone(),
@@ -316,6 +325,7 @@ impl<'a> Planning<'a> {
             };
             decisions.statuses = plans.iter().zip(rollouts).map(status).collect();
             decisions.actions = self.actions;
+            decisions.unexplained = self.unexplained;
             decisions.drains = self.drains;
         } else {
             decisions.ledger = Some(LedgerChange {

@@ -8,6 +8,7 @@
 //! - [`truth`]: what really happened on the machines, which the oracle judges by
 //! - [`history`], [`oracle`]: every revision of every object, recorded; and whether a promise was broken in it
 //! - [`operator`], [`lab`]: the operator's real programs on it, and a whole run for a test
+//! - [`proxy`]: a fault layer between one of our programs and kube-apiserver
 //! - [`demo`], [`bench`]: `make demo`, `make bench`
 //! - [`process`], [`binaries`], [`pki`], [`wait`]: children with logs, where programs are, certificates, deadlines
 
@@ -24,6 +25,7 @@ pub mod operator;
 pub mod oracle;
 pub mod pki;
 pub mod process;
+pub mod proxy;
 pub mod truth;
 pub mod wait;
 mod watchdog;

@@ -1,5 +1,7 @@
 //! The operator on a control plane: installed from the chart, with its real programs as processes.
 
+mod through;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -189,20 +191,7 @@ impl Operator {
 
     /// Starts another controller beside the first, and waits until it is ready; it acts once the other's lease is over.
     pub async fn standby(&self) -> Result<Process> {
-        let first = self.controller.recipe();
-        let health = self.controller_health.with_file_name("standby-health.address");
-        let of_the_first = format!("--health-address-file={}", self.controller_health.display());
-        let mut recipe = first.clone();
-        recipe.name = "operator-standby".to_owned();
-        recipe.log = first.log.with_file_name("operator-standby.log");
-        for arg in &mut recipe.args {
-            if *arg == *of_the_first {
-                *arg = format!("--health-address-file={}", health.display()).into();
-            }
-        }
-        let mut standby = recipe.spawn()?;
-        ready(&mut standby, &health).await?;
-        Ok(standby)
+        self.another_controller("standby", None).await
     }
 
     /// Kills the apiserver, as a crash would.

@@ -109,6 +109,11 @@ impl Process {
         &self.recipe
     }
 
+    /// How it is started again.
+    pub(crate) fn recipe_mut(&mut self) -> &mut Recipe {
+        &mut self.recipe
+    }
+
     /// How it ended, if it did.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().ok().flatten();

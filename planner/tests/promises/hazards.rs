@@ -202,5 +202,8 @@ fn s12_a_controller_that_has_not_seen_an_edit_yet_does_not_undo_what_the_ledger_
         plans: older,
         ..sim.world.clone()
     };
-    assert_eq!(planner::plan(sim.now, &lagging), planner::decisions::Decisions::default());
+    assert_eq!(
+        planner::plan(sim.now, &lagging),
+        planner::decisions::Decisions::default()
+    );
 }

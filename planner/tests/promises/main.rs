@@ -6,6 +6,7 @@ mod support;
 
 mod failures;
 mod hazards;
+mod lag;
 mod lies;
 mod nodes;
 mod ownership;

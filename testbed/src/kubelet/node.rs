@@ -16,6 +16,9 @@ use crate::bottlerocket::Image;
 /// Where node leases are.
 const LEASES: &str = "kube-node-lease";
 
+/// How many renewals after a silence look whether the node was given up: that may come late.
+const LOOKS_AFTER_SILENCE: u32 = 3;
+
 /// What a node is, whatever it boots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeFacts {
@@ -92,8 +95,10 @@ impl Writer {
         let api: Api<Lease> = Api::namespaced(self.client(), LEASES);
         let mut ticks = tokio::time::interval(options.lease_renewal);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut looks = 0_u32;
         loop {
             ticks.tick().await;
+            let begun = tokio::time::Instant::now();
             self.persist("node lease", || async {
                 let lease = json!({
                     "apiVersion": "coordination.k8s.io/v1",
@@ -114,6 +119,31 @@ impl Writer {
                 .await
             })
             .await;
+            // The API was gone, and may say of the node that nobody has heard of it.
+            if begun.elapsed() > options.lease_renewal {
+                looks = LOOKS_AFTER_SILENCE;
+            }
+            if looks > 0 {
+                looks -= 1;
+                self.deny_silence(node).await;
+            }
+        }
+    }
+
+    /// Says that the node is Ready, where the control plane has given it up as silent.
+    async fn deny_silence(&self, node: &str) {
+        let api: Api<Node> = Api::all(self.client());
+        let known = self.persist("node", || api.get(node)).await;
+        let conditions = known
+            .and_then(|node| node.status)
+            .and_then(|status| status.conditions);
+        let given_up = conditions
+            .iter()
+            .flatten()
+            .any(|condition| condition.type_ == "Ready" && condition.status == "Unknown");
+        if given_up {
+            self.set_ready(node, true, "KubeletReady", "kubelet is posting ready status")
+                .await;
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   remembered from revision to revision
 //! - [`machines`], [`nodes`], [`selectors`], [`windows`]: the truth by machine; what nodes say; the nodes of a plan; open
 //!   times, read independently
-//! - `budget` S1 · `grants` S2 S3 · `timing` S4 · `reboot` S5 · `eviction` S6 · `proof` S7 S8 · `restore` S9 ·
+//! - `budget` S1 · `grants` S2 S3 · `undone` S2 · `timing` S4 · `reboot` S5 · `eviction` S6 · `proof` S7 S8 · `restore` S9 ·
 //!   `order` S10 · `contain` S11 · `intent` S12 · `outcome` L1
 //!
 //! Two kinds of leniency, both named: [`LAG`], by which the recorder may see a change later than it happened, and
@@ -32,6 +32,7 @@ pub mod selectors;
 mod tests;
 mod timing;
 pub mod tracks;
+mod undone;
 pub mod windows;
 
 use std::collections::BTreeSet;
@@ -115,6 +116,7 @@ pub fn check(history: &History, truth: &[SimEvent], expectations: &Expectations)
     let mut checks: Vec<Box<dyn Check>> = vec![
         Box::new(budget::Budget),
         Box::new(grants::Grants),
+        Box::new(undone::Undone),
         Box::new(timing::Timing),
         Box::new(reboot::Reboot::default()),
         Box::new(eviction::Eviction::default()),

@@ -19,7 +19,7 @@ use crate::support::{
 };
 
 /// Nodes whose every step takes a moment, with pods to evict.
-fn unhurried(count: u32) -> FleetSpec {
+pub fn unhurried(count: u32) -> FleetSpec {
     let mut fleet = machines(count);
     let moment = Duration::from_millis(300);
     fleet.latencies = LatencySpec {
@@ -50,7 +50,7 @@ async fn ledger(lab: &Lab, what: &str, wanted: impl Fn(&UpdateLedger) -> bool + 
         .unwrap_or_else(|error| panic!("{error:#}"));
 }
 
-async fn any_grant(lab: &Lab, phase: GrantPhase) {
+pub async fn any_grant(lab: &Lab, phase: GrantPhase) {
     let what = format!("grant in phase {phase}");
     ledger(lab, &what, |ledger| {
         ledger.spec.grants.values().any(|grant| grant.phase == phase)
@@ -59,7 +59,7 @@ async fn any_grant(lab: &Lab, phase: GrantPhase) {
 }
 
 /// Waits for something on a machine after the first so many events.
-async fn truth(lab: &Lab, mut seen: usize, what: &str, wanted: impl Fn(&SimEventKind) -> bool) {
+pub async fn truth(lab: &Lab, mut seen: usize, what: &str, wanted: impl Fn(&SimEventKind) -> bool) {
     let log = lab.fleet.truth();
     let search = async {
         loop {
@@ -75,7 +75,7 @@ async fn truth(lab: &Lab, mut seen: usize, what: &str, wanted: impl Fn(&SimEvent
     assert!(found.is_ok(), "no {what}");
 }
 
-async fn all_is_well(lab: Lab, expectations: &Expectations) {
+pub async fn all_is_well(lab: Lab, expectations: &Expectations) {
     complete(&lab, "p").await;
     for node in lab.fleet.nodes() {
         assert_eq!(node.version(), NEW);

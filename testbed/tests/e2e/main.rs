@@ -8,6 +8,7 @@
 //! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
 //!   fail
 //! - `identity`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
+//! - `leaders`: two controllers at once; `permits`: reboot permit against withdraw; `outage`: the Kubernetes API is gone
 //! - `caller`, `tokens`: a client of the apiserver with whatever token a test gives it
 //! - `idle`, `scale`: no work makes no requests, and many nodes at once
 //!
@@ -29,9 +30,12 @@ mod failures;
 mod identity;
 mod idle;
 mod invalid;
+mod leaders;
 mod liars;
 mod lifecycle;
 mod limits;
+mod outage;
+mod permits;
 mod rollout;
 mod scale;
 mod skew;

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
+use api::ledger::{Ending, GrantPhase};
 use api::names::DO_NOT_DISRUPT_ANNOTATIONS;
 use api::shadow::FailureReason;
 use serde_json::{Value, json};
@@ -28,9 +29,24 @@ fn rebooted(nodes: &[&str]) -> Story {
     story
 }
 
+/// Its grant ends, and what was done is undone.
+fn withdraw(story: &mut Story, node: &str) {
+    let ending = Ending {
+        message: "withdrawn".into(),
+        failure: None,
+        at: story.now,
+    };
+    story.edit_grant(node, |grant| {
+        grant.phase = GrantPhase::Withdrawing;
+        grant.ending = Some(ending);
+    });
+    story.uncordon(node);
+}
+
 #[test]
 fn s9_a_cordon_that_is_left_is_seen() {
     let mut story = rebooted(&["a"]);
+    story.edit_grant("a", |grant| grant.phase = GrantPhase::Monitoring);
     story.edit_node("a", |node| node.metadata.annotations = None);
     story.breaks(Promise::S9, "stays cordoned, and nobody's name is on it");
 }
@@ -60,13 +76,14 @@ fn s9_an_admins_cordon_that_is_taken_over_and_undone_is_seen() {
         node.spec.get_or_insert_default().unschedulable = Some(true)
     });
     story.cordon("a");
-    story.uncordon("a");
+    withdraw(&mut story, "a");
     story.breaks(Promise::S9, "though somebody else cordoned it");
 }
 
 #[test]
 fn s9_annotations_for_autoscalers_that_stay_are_seen() {
     let mut story = rebooted(&["a"]);
+    story.edit_grant("a", |grant| grant.phase = GrantPhase::Monitoring);
     story.edit_node("a", |node| {
         node.spec = None;
         node.metadata
@@ -91,14 +108,14 @@ fn s9_an_annotation_that_was_there_before_and_is_lost_is_seen() {
     story.grant("a");
     story.stage("a");
     story.cordon("a");
-    story.uncordon("a");
+    withdraw(&mut story, "a");
     story.breaks(Promise::S9, "did not get back the annotations");
 }
 
 #[test]
 fn s9_a_grant_that_is_released_before_the_node_is_uncordoned_is_seen() {
     let mut story = rebooted(&["a"]);
-    story.edit_grant("a", |grant| grant.phase = api::ledger::GrantPhase::Monitoring);
+    story.edit_grant("a", |grant| grant.phase = GrantPhase::Monitoring);
     story.wait(6);
     story.idle("a");
     story.release("a");
@@ -139,7 +156,7 @@ fn s9_a_flag_that_is_not_taken_back_is_seen() {
     story.stage("a");
     let at = story.now;
     story.edit_grant("a", |grant| {
-        grant.phase = api::ledger::GrantPhase::Withdrawing;
+        grant.phase = GrantPhase::Withdrawing;
         grant.ending = Some(api::ledger::Ending {
             message: "x".into(),
             failure: None,

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use api::ledger::{Ending, Grant, GrantPhase, Permit};
+use api::shadow::NodeState;
 use serde_json::json;
 
 use super::story::{PLAN, Story};
@@ -96,6 +97,30 @@ fn s2_a_grant_that_begins_in_the_middle_is_seen() {
 }
 
 #[test]
+fn s2_a_cordon_or_an_instruction_that_is_undone_while_the_grant_goes_on_is_seen() {
+    for phase in [GrantPhase::Drained, GrantPhase::Rebooting] {
+        let mut story = in_phase(phase);
+        story.uncordon("a");
+        story.breaks(Promise::S2, "node a was uncordoned while its grant went on");
+    }
+    for undo in [NodeState::Idle, NodeState::ErrorReset] {
+        let mut story = in_phase(GrantPhase::Drained);
+        story.ask("a", undo);
+        story.breaks(Promise::S2, "asked to undo all while its grant went on");
+    }
+    // Once it is decided that the grant ends, that is the way out.
+    let mut story = in_phase(GrantPhase::Drained);
+    let ending = ending(&story, "withdrawn");
+    story.edit_grant("a", |grant| {
+        grant.phase = GrantPhase::Withdrawing;
+        grant.ending = Some(ending);
+    });
+    story.ask("a", NodeState::Idle);
+    story.uncordon("a");
+    story.is_clean();
+}
+
+#[test]
 fn s3_a_grant_under_another_nodes_uid_is_seen() {
     let mut story = in_phase(GrantPhase::Granted);
     story.edit_spec(|plan| plan.spec.max_unavailable = api::quantity::IntOrPercent::Int(2));
@@ -107,7 +132,7 @@ fn s3_a_grant_under_another_nodes_uid_is_seen() {
 fn s3_a_shadow_of_nobody_is_seen() {
     let mut story = in_phase(GrantPhase::Granted);
     story.edit_shadow("a", |shadow| shadow.metadata.owner_references = None);
-    story.ask("a", api::shadow::NodeState::StagedAndPerformedUpdate);
+    story.ask("a", NodeState::StagedAndPerformedUpdate);
     story.breaks(Promise::S3, "belongs to no node");
 }
 
