@@ -77,19 +77,20 @@ pub struct Timings {
     /// When a reboot permit that was refused because the window is closed is asked for again.
     #[arg(long, env = "BRUPOP_PERMIT_RETRY_CLOSED", value_parser = delay, default_value = "60s")]
     pub permit_retry_closed: Duration,
-    /// First bound of the random wait before the apiserver is tried again; it doubles.
+    /// Bound of the random wait after a stream that has worked has ended, in good order or not: where a server goes away,
+    /// its agents come to the others, or back to it, spread over so long.
+    #[arg(long, env = "BRUPOP_RECONNECT_SPREAD", value_parser = delay, default_value = "5s")]
+    pub reconnect_spread: Duration,
+    /// First bound of the random wait before an apiserver that could not be reached is tried again; it doubles.
     #[arg(long, env = "BRUPOP_RECONNECT_BASE", value_parser = delay, default_value = "1s")]
     pub reconnect_base: Duration,
     /// Last bound of that wait.
     #[arg(long, env = "BRUPOP_RECONNECT_CAP", value_parser = delay, default_value = "30s")]
     pub reconnect_cap: Duration,
-    /// Bound of the random wait before another replica is tried, where one has said goodbye.
-    #[arg(long, env = "BRUPOP_GOODBYE_JITTER", value_parser = delay, default_value = "250ms")]
-    pub goodbye_jitter: Duration,
     /// How long a stream may be silent until it is taken for dead.
     #[arg(long, env = "BRUPOP_SILENCE", value_parser = delay, default_value = "60s")]
     pub silence: Duration,
-    /// How long a stream may be open without an instruction until the node's shadow is created.
+    /// How long after its first line a stream may be without an instruction until the node's shadow is created.
     #[arg(long, env = "BRUPOP_SHADOW_WAIT", value_parser = delay, default_value = "1s")]
     pub shadow_wait: Duration,
 }
@@ -109,9 +110,9 @@ impl Default for Timings {
             reboot_timeout: seconds(900),
             permit_retry: seconds(5),
             permit_retry_closed: seconds(60),
+            reconnect_spread: seconds(5),
             reconnect_base: seconds(1),
             reconnect_cap: seconds(30),
-            goodbye_jitter: millis(250),
             silence: seconds(api::wire::SILENCE_SECONDS),
             shadow_wait: seconds(1),
         }

@@ -1,6 +1,6 @@
 //! The instruction stream, and when to connect again.
 
-use std::{fmt::Display, pin::pin, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use api::wire::{Instruction, Line, PROTOCOL};
 use http_body_util::BodyExt as _;
@@ -8,7 +8,7 @@ use hyper::body::{Body, Bytes};
 use serde::Deserialize;
 use tokio::{
     sync::watch,
-    time::{sleep, timeout},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 
 use crate::{config::Timings, server::Server};
@@ -104,16 +104,12 @@ enum Ended {
 pub async fn follow(server: &Server, orders: &watch::Sender<Option<Order>>, timings: &Timings) {
     let mut failures = 0;
     loop {
-        let pause = match server.instructions().await {
+        let most = match server.instructions().await {
             Ok(body) => {
                 let (ended, asked) = listen(body, orders, timings).await;
                 tracing::info!(?ended, "the instruction stream has ended, connecting again");
-                failures = if asked { 1 } else { failures + 1 };
-                if ended == Ended::Goodbye {
-                    timings.goodbye_jitter
-                } else {
-                    timings.reconnect(failures)
-                }
+                failures = if asked { 0 } else { failures + 1 };
+                pause(failures, timings)
             }
             Err(error) => {
                 tracing::warn!(%error, "the instruction stream cannot be opened, trying again");
@@ -121,10 +117,19 @@ pub async fn follow(server: &Server, orders: &watch::Sender<Option<Order>>, timi
                     orders.send_replace(Some(Order::NoShadow));
                 }
                 failures += 1;
-                timings.reconnect(failures)
+                pause(failures, timings)
             }
         };
-        sleep(full_jitter(pause)).await;
+        sleep(full_jitter(most)).await;
+    }
+}
+
+/// Bound of the wait after so many streams in a row that could not be opened, or asked for nothing.
+fn pause(failures: u32, timings: &Timings) -> Duration {
+    if failures == 0 {
+        timings.reconnect_spread
+    } else {
+        timings.reconnect(failures)
     }
 }
 
@@ -136,14 +141,16 @@ where
 {
     let mut lines = Lines::default();
     let mut asked = false;
-    // A stream begins with what the node is asked for; only where there is no shadow it does not.
-    let mut unasked = pin!(sleep(timings.shadow_wait));
-    let mut waiting = true;
+    // What the node is asked for comes with the first line; only where there is no shadow it does not. The first line
+    // itself may be long in coming: a server that has just been started has all its agents to greet.
+    let mut begun = false;
+    let mut unasked = None;
     let ended = loop {
         let frame = tokio::select! {
+            biased;
             frame = timeout(timings.silence, body.frame()) => frame,
-            () = &mut unasked, if waiting => {
-                waiting = false;
+            () = sleep_until(unasked.unwrap_or_else(Instant::now)), if unasked.is_some() => {
+                unasked = None;
                 orders.send_replace(Some(Order::NoShadow));
                 continue;
             }
@@ -155,9 +162,12 @@ where
             Ok(Some(Ok(frame))) => lines.0.extend_from_slice(&frame.into_data().unwrap_or_default()),
         }
         while let Some(line) = lines.next() {
+            if !begun {
+                (begun, unasked) = (true, Some(Instant::now() + timings.shadow_wait));
+            }
             match read_line(&line) {
                 Said::Order(order) => {
-                    (asked, waiting) = (true, false);
+                    (asked, unasked) = (true, None);
                     orders.send_replace(Some(order));
                 }
                 Said::Goodbye => return (Ended::Goodbye, asked),

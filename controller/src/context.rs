@@ -10,6 +10,7 @@ use axum::http::{HeaderValue, header::USER_AGENT};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, Client};
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 
 use crate::{
     events::Publisher,
@@ -36,7 +37,9 @@ pub struct Context {
     /// Bounds the writes under way.
     pub writes: Semaphore,
     /// Bounds the evictions under way.
-    pub evictions: Semaphore,
+    pub evictions: Arc<Semaphore>,
+    /// The evictions that are sent. They outlive the drain that has sent them.
+    pub evicting: TaskTracker,
     /// Each plan.
     pub plans: Api<UpdatePlan>,
     /// Each node.
@@ -81,7 +84,8 @@ impl Context {
             metrics,
             events,
             writes: Semaphore::new(settings.writes.into()),
-            evictions: Semaphore::new(settings.evictions.into()),
+            evictions: Arc::new(Semaphore::new(settings.evictions.into())),
+            evicting: TaskTracker::new(),
             plans: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             shadows: Api::namespaced(client.clone(), &settings.namespace),

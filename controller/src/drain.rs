@@ -21,8 +21,8 @@ use tokio::{
 
 use crate::{
     context::Context,
-    evict::evict,
-    left::Left,
+    evict::{Evicted, evict},
+    left::{Going, Left},
     request::{RequestError, read},
 };
 
@@ -99,7 +99,12 @@ async fn drain(context: Arc<Context>, order: DrainOrder, id: u64) {
 }
 
 /// Reads the pods, and follows them until they are to be read again.
-async fn pass(context: &Context, order: &DrainOrder, id: u64, left: &mut Left) -> Result<(), RequestError> {
+async fn pass(
+    context: &Arc<Context>,
+    order: &DrainOrder,
+    id: u64,
+    left: &mut Left,
+) -> Result<(), RequestError> {
     let pods: Api<Pod> = Api::all(context.client.clone());
     let limit = context.settings.request_timeout;
     let on_node = format!("spec.nodeName={}", order.node);
@@ -143,15 +148,39 @@ async fn pass(context: &Context, order: &DrainOrder, id: u64, left: &mut Left) -
 }
 
 /// Asks for every eviction that is to be asked for.
-async fn evict_all(context: &Context, left: &mut Left) {
+async fn evict_all(context: &Arc<Context>, left: &mut Left) {
     let mut answers = stream::iter(left.to_ask())
         .map(|pod| async move {
-            let _slot = context.evictions.acquire().await;
-            let evicted = evict(context, &pod.namespace, &pod.name, &pod.uid).await;
+            let evicted = ask(context.clone(), pod.clone()).await;
             (pod, evicted)
         })
         .buffer_unordered(context.settings.evictions.into());
     while let Some((pod, evicted)) = answers.next().await {
         left.answered(&pod, evicted);
     }
+}
+
+/// Asks for one eviction. Once that is sent it goes on to its end, also where the drain ends before: one that is cut off
+/// may have been taken off the PodDisruptionBudget and not have reached the pod, and then the budget counts the pod
+/// as disrupted for two minutes, in which it may allow nobody anything.
+async fn ask(context: Arc<Context>, pod: Going) -> Evicted {
+    let unanswered = |message: String| Evicted::Refused {
+        budget: None,
+        message,
+        by_api: false,
+    };
+    let slot = match context.evictions.clone().acquire_owned().await {
+        Ok(slot) => slot,
+        Err(closed) => return unanswered(closed.to_string()),
+    };
+    let request = {
+        let context = context.clone();
+        async move {
+            let evicted = evict(&context, &pod.namespace, &pod.name, &pod.uid).await;
+            drop(slot);
+            evicted
+        }
+    };
+    let answer = context.evicting.spawn(request).await;
+    answer.unwrap_or_else(|error| unanswered(error.to_string()))
 }

@@ -142,7 +142,9 @@ impl Term {
         drop(self.drains);
         // What waits for its turn is not sent any more; what is sent ends within its time-out.
         context.writes.close();
+        context.evicting.close();
         self.writer.finish().await;
+        context.evicting.wait().await;
         self.health.set_syncing(false);
         context.metrics.set_leading(false);
     }

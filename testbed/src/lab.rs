@@ -35,8 +35,8 @@ impl Bare {
     /// Starts it and puts CRDs, namespace and the chart's objects on it.
     pub async fn start() -> Result<Self> {
         let turn = TURNS.acquire().await?;
-        let plane = ControlPlane::start(control_plane::Options::default()).await?;
-        operator::install(&plane).await?;
+        let plane = ControlPlane::start_api(control_plane::Options::default()).await?;
+        tokio::try_join!(plane.wait_controllers(), operator::install(&plane))?;
         Ok(Self { plane, _turn: turn })
     }
 }
@@ -59,14 +59,28 @@ impl Lab {
     /// Starts everything and waits until it is ready: nodes, workloads, and a shadow with a report for every node.
     pub async fn start(fleet: FleetSpec, options: &operator::Options) -> Result<Self> {
         let turn = TURNS.acquire().await?;
+        let began = std::time::Instant::now();
+        let done = |what: &str| tracing::debug!(after = ?began.elapsed(), what, "the lab starts");
         // Building them may take long, and would starve a control plane.
         let programs = operator::programs(options).await?;
-        let plane = ControlPlane::start(control_plane::Options::default()).await?;
-        operator::install(&plane).await?;
+        done("programs");
+        let plane = ControlPlane::start_api(control_plane::Options::default()).await?;
+        done("kube-apiserver");
         let client = plane.client().await?;
-        let recorder = Recorder::start(client.clone()).await?;
-        let operator = Operator::start(&plane, &programs, options).await?;
+        // None of it needs the controllers.
+        let operator = async {
+            operator::install(&plane).await?;
+            done("installed");
+            let recorder = Recorder::start(client.clone()).await?;
+            done("recorder");
+            let operator = Operator::start(&plane, &programs, options).await?;
+            done("operator");
+            Ok((recorder, operator))
+        };
+        let ((), (recorder, operator)) = tokio::try_join!(plane.wait_controllers(), operator)?;
+        done("control plane");
         let fleet = Fleet::start(&plane, fleet, Some(operator.launcher())).await?;
+        done("fleet");
         let lab = Self {
             plane,
             operator,
@@ -76,7 +90,9 @@ impl Lab {
             _turn: turn,
         };
         lab.fleet.wait_ready(FLEET_WITHIN).await?;
+        done("fleet ready");
         lab.wait_reports().await?;
+        done("reports");
         Ok(lab)
     }
 
@@ -192,12 +208,18 @@ impl Lab {
 
     /// Ends the run and gives what it is to be judged by.
     pub async fn stop(mut self) -> Result<Evidence> {
+        let began = std::time::Instant::now();
+        let done = |what: &str| tracing::debug!(after = ?began.elapsed(), what, "the lab stops");
         self.operator.stop().await?;
+        done("operator");
         let history = self.recorder.finish(HISTORY_WITHIN).await?;
+        done("recorder");
         let truth = self.fleet.truth().events();
         drop(self.fleet);
+        done("fleet");
         // Nothing in it is worth an end in good order, which takes seconds.
         drop(self.plane);
+        done("control plane");
         Ok(Evidence { history, truth })
     }
 

@@ -1,5 +1,6 @@
 //! The operator on a control plane: installed from the chart, with its real programs as processes.
 
+mod crashes;
 mod through;
 
 use std::path::{Path, PathBuf};
@@ -8,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use tokio::process::Command;
-use tokio::sync::watch;
+
+pub use crashes::Crashes;
 
 use crate::binaries::{control_plane_binary, ensure_built, workspace_root};
 use crate::control_plane::ControlPlane;
@@ -56,17 +58,18 @@ pub struct Operator {
     controller_health: PathBuf,
     apiserver_health: PathBuf,
     launcher: AgentLauncher,
-    crash: watch::Sender<()>,
+    crashes: Crashes,
 }
 
 /// Delays that suit nodes without latencies.
-const QUICK_AGENT: [(&str, &str); 8] = [
+const QUICK_AGENT: [(&str, &str); 9] = [
     ("poll-min", "5ms"),
     ("poll-max", "100ms"),
     ("retry-min", "50ms"),
     ("retry-max", "1s"),
     ("config-apply-timeout", "10s"),
     ("permit-retry", "200ms"),
+    ("reconnect-spread", "100ms"),
     ("reconnect-base", "100ms"),
     ("shadow-wait", "50ms"),
 ];
@@ -154,28 +157,33 @@ impl Operator {
             controller_health,
             apiserver_health,
             launcher,
-            crash: watch::Sender::new(()),
+            crashes: Crashes::default(),
         })
     }
 
     /// Starts an agent for a pod of the DaemonSet.
     pub fn launcher(&self) -> AgentLauncher {
-        let (launcher, crash) = (Arc::clone(&self.launcher), self.crash.clone());
+        let (launcher, crashes) = (Arc::clone(&self.launcher), self.crashes.clone());
         Arc::new(move |spec| {
+            let crash = crashes.of(spec.node_name.clone());
             let agent = launcher(spec);
-            let mut crash = crash.subscribe();
             Box::pin(async move {
                 tokio::select! {
                     ended = agent => ended,
-                    Ok(()) = crash.changed() => bail!("crashed, as a test has asked for"),
+                    () = crash => bail!("crashed, as a test has asked for"),
                 }
             })
         })
     }
 
+    /// What makes agents crash.
+    pub fn crashes(&self) -> Crashes {
+        self.crashes.clone()
+    }
+
     /// Every agent ends in the middle of what it does; the kubelets start them again.
     pub fn crash_agents(&self) {
-        self.crash.send_replace(());
+        self.crashes.all();
     }
 
     /// Kills the controller, as a crash would.

@@ -159,6 +159,21 @@ async fn a_stream_that_begins_without_an_instruction_is_of_a_node_without_a_shad
     assert!(!orders.has_changed().unwrap(), "it is said once");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_is_slow_to_begin_is_of_a_server_that_is_busy() {
+    let Listening {
+        server, mut orders, ..
+    } = listening();
+    sleep(Timings::default().shadow_wait * 5).await;
+    let hello = "{\"type\":\"hello\",\"protocol\":1}\n";
+    let instruction = "{\"type\":\"instruction\",\"spec\":{\"state\":\"Idle\"}}\n";
+    server.send(Bytes::from(hello)).unwrap();
+    server.send(Bytes::from(instruction)).unwrap();
+    orders.changed().await.unwrap();
+    let order = orders.borrow_and_update().clone();
+    assert!(matches!(order, Some(Order::Instruction(_))), "{order:?}");
+}
+
 #[test]
 fn jitter_is_full() {
     let most = Duration::from_secs(1);

@@ -110,7 +110,7 @@ impl World {
             timings: Timings {
                 reconnect_base: millis(20),
                 reconnect_cap: millis(50),
-                goodbye_jitter: millis(5),
+                reconnect_spread: millis(5),
                 retry_min: millis(10),
                 shadow_wait: millis(50),
                 ..Timings::default()

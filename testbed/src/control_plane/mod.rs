@@ -98,6 +98,13 @@ impl Drop for Directory {
 impl ControlPlane {
     /// Starts everything and waits until it works; builds the programs first where they are missing.
     pub async fn start(options: Options) -> Result<Self> {
+        let plane = Self::start_api(options).await?;
+        plane.wait_controllers().await?;
+        Ok(plane)
+    }
+
+    /// Starts everything and waits until kube-apiserver answers. What needs no controllers can be done until they work.
+    pub async fn start_api(options: Options) -> Result<Self> {
         let mut attempt = 1;
         loop {
             match Self::try_start(&options).await {
@@ -140,9 +147,14 @@ impl ControlPlane {
             processes.apiserver = Some(plane.spawn_apiserver().await?);
             processes.controller_manager = Some(plane.layout.controller_manager(options)?.spawn()?);
             processes.scheduler = Some(plane.layout.scheduler()?.spawn()?);
-            readiness::controllers(&plane.client_as(User::Admin).await?, &mut processes).await?;
         }
         Ok(plane)
+    }
+
+    /// Waits until the controllers work: then pods can be created.
+    pub async fn wait_controllers(&self) -> Result<()> {
+        let mut processes = self.processes.lock().await;
+        readiness::controllers(&self.client_as(User::Admin).await?, &mut processes).await
     }
 
     /// Ends everything in good order and removes its files.

@@ -26,7 +26,7 @@ pub(super) async fn apiserver(client: &Client) -> bool {
     matches!(answer, Ok(Ok(text)) if text == "ok")
 }
 
-/// The controllers work once they made what every namespace has: then pods can be created.
+/// The controllers work once they made what every namespace has.
 pub(super) async fn controllers(client: &Client, processes: &mut Processes) -> Result<()> {
     let accounts: Api<ServiceAccount> = Api::namespaced(client.clone(), "default");
     let bundles: Api<ConfigMap> = Api::namespaced(client.clone(), "default");

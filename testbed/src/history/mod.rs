@@ -2,11 +2,12 @@
 //!
 //! - [`History`]: a plain value: the objects at one revision, and every change after it
 //! - [`replay`]: goes through it again, with the state of all objects at each revision
-//! - [`recorder`]: makes one, of a running control plane
+//! - [`recorder`]: makes one, of a running control plane; `mark` shows it that it has seen everything
 //!
 //! All objects live in one etcd, whose revisions are global: sorted by resourceVersion, changes of different kinds are
 //! in the order in which they happened.
 
+mod mark;
 pub mod recorder;
 pub mod replay;
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
 use chrono::Utc;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::{Namespace, Node, Pod};
@@ -17,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use super::{Action, Event, History, Object, State};
+use super::{Action, Event, History, Object, State, mark};
 
 /// How long one watch request lasts.
 const WATCH_SECONDS: u32 = 240;
@@ -57,24 +58,28 @@ impl Recorder {
             },
             finish: watch::Sender::new(None),
             watches: JoinSet::new(),
-            client,
+            client: client.clone(),
         };
-        recorder
-            .follow::<Node>(|node| Object::Node(Arc::new(node)))
-            .await?;
-        recorder.follow::<Pod>(|pod| Object::Pod(Arc::new(pod))).await?;
-        recorder
-            .follow::<PodDisruptionBudget>(|budget| Object::Budget(Arc::new(budget)))
-            .await?;
-        recorder
-            .follow::<api::UpdatePlan>(|plan| Object::Plan(Arc::new(plan)))
-            .await?;
-        recorder
-            .follow::<api::BottlerocketShadow>(|shadow| Object::Shadow(Arc::new(shadow)))
-            .await?;
-        recorder
-            .follow::<api::UpdateLedger>(|ledger| Object::Ledger(Arc::new(ledger)))
-            .await?;
+        let (nodes, pods, budgets, plans, shadows, ledgers) = tokio::try_join!(
+            Following::begin(&client, revision, |node: Node| Object::Node(Arc::new(node))),
+            Following::begin(&client, revision, |pod: Pod| Object::Pod(Arc::new(pod))),
+            Following::begin(&client, revision, |budget: PodDisruptionBudget| {
+                Object::Budget(Arc::new(budget))
+            }),
+            Following::begin(&client, revision, |plan: UpdatePlan| Object::Plan(Arc::new(plan))),
+            Following::begin(&client, revision, |shadow: BottlerocketShadow| {
+                Object::Shadow(Arc::new(shadow))
+            }),
+            Following::begin(&client, revision, |ledger: UpdateLedger| {
+                Object::Ledger(Arc::new(ledger))
+            }),
+        )?;
+        recorder.follow(nodes);
+        recorder.follow(pods);
+        recorder.follow(budgets);
+        recorder.follow(plans);
+        recorder.follow(shadows);
+        recorder.follow(ledgers);
         Ok(recorder)
     }
 
@@ -87,6 +92,7 @@ impl Recorder {
             let last = current_revision(&Api::<Namespace>::all(self.client.clone())).await?;
             let end = Utc::now();
             self.finish.send_replace(Some(last));
+            mark::all(&self.client, last).await;
             let mut events = Vec::new();
             while let Some(ended) = self.watches.join_next().await {
                 events.extend(ended??);
@@ -99,31 +105,24 @@ impl Recorder {
         ended.with_context(|| format!("the recorder has not caught up within {within:?}"))?
     }
 
-    async fn follow<K>(&mut self, wrap: fn(K) -> Object) -> Result<()>
-    where
-        K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-    {
-        let api = Api::<K>::all(self.client.clone());
-        let following = Following {
-            api,
-            wrap,
-            revision: self.initial.revision,
-            events: Vec::new(),
-        };
-        let failure = || format!("recording {}", K::plural(&()));
-        for object in following
-            .list(self.initial.revision)
-            .await
-            .with_context(failure)?
-            .into_values()
-        {
-            self.initial.insert(wrap(slim(object)));
+    fn follow<K: Recorded>(&mut self, (following, initial): (Following<K>, Vec<Object>)) {
+        for object in initial {
+            self.initial.insert(object);
         }
         let finish = self.finish.subscribe();
-        self.watches
-            .spawn(async move { following.run(finish).await.with_context(failure) });
-        Ok(())
+        self.watches.spawn(async move {
+            let ended = following.run(finish).await;
+            ended.with_context(failure::<K>)
+        });
     }
+}
+
+/// A kind that is recorded.
+trait Recorded: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static {}
+impl<K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static> Recorded for K {}
+
+fn failure<K: Recorded>() -> String {
+    format!("recording {}", K::plural(&()))
 }
 
 /// One kind's changes since a revision.
@@ -142,7 +141,20 @@ enum Ended {
     Forgotten,
 }
 
-impl<K: Resource + Clone + DeserializeOwned + Debug> Following<K> {
+impl<K: Recorded> Following<K> {
+    /// One that goes on from this revision, and everything as it then was.
+    async fn begin(client: &Client, revision: u64, wrap: fn(K) -> Object) -> Result<(Self, Vec<Object>)> {
+        let following = Self {
+            api: Api::all(client.clone()),
+            wrap,
+            revision,
+            events: Vec::new(),
+        };
+        let listed = following.list(revision).await.with_context(failure::<K>)?;
+        let initial = listed.into_values().map(|object| wrap(slim(object))).collect();
+        Ok((following, initial))
+    }
+
     async fn run(mut self, mut finish: watch::Receiver<Option<u64>>) -> Result<Vec<Event>> {
         loop {
             let last = *finish.borrow_and_update();

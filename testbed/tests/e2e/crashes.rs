@@ -1,21 +1,24 @@
 //! Programs that crash, lag or are not there for a while: what was under way goes on, and no promise is broken.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::UpdateLedger;
 use api::ledger::GrantPhase;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
 use nix::sys::signal::Signal;
 use serde_json::json;
 use testbed::bottlerocket::Call;
 use testbed::fleet::{FleetSpec, LatencySpec};
 use testbed::lab::Lab;
-use testbed::operator::Options;
+use testbed::operator::{NAMESPACE, Options};
 use testbed::oracle::Expectations;
 use testbed::truth::SimEventKind;
+use testbed::wait;
 
 use crate::support::{
-    NEW, SOON, assert_untouched, complete, lab, machines, plan, reboots, seconds, status, versions,
+    NEW, SOON, assert_untouched, complete, lab, lab_with, machines, plan, reboots, seconds, status, versions,
 };
 
 /// Nodes whose every step takes a moment, with pods to evict.
@@ -128,7 +131,7 @@ async fn s2_a_leader_that_was_frozen_is_replaced_and_does_no_harm_when_it_wakes(
     any_grant(&lab, GrantPhase::Rebooting).await;
     let mut standby = lab.operator.standby().await.unwrap();
     lab.operator.controller.signal(Signal::SIGSTOP);
-    let frozen = std::time::Instant::now();
+    let frozen = Instant::now();
     let updated =
         |at_least: u32| move |status: &api::plan::UpdatePlanStatus| status.nodes.updated >= at_least;
     status(&lab, "p", "progress under another leader", updated(3)).await;
@@ -138,6 +141,47 @@ async fn s2_a_leader_that_was_frozen_is_replaced_and_does_no_harm_when_it_wakes(
     );
     lab.operator.controller.signal(Signal::SIGCONT);
     status(&lab, "p", "all nodes updated", updated(5)).await;
+    standby.stop(seconds(10)).await.unwrap();
+    all_is_well(lab, &Expectations::complete("p")).await;
+}
+
+/// Waits until somebody holds the lease, other than this one, and gives its name.
+async fn leader(lab: &Lab, other_than: &str) -> String {
+    let leases: Api<Lease> = Api::namespaced(lab.client.clone(), NAMESPACE);
+    let holder = |lease: Option<&Lease>| lease?.spec.as_ref()?.holder_identity.clone();
+    let wanted = |holder: &String| !holder.is_empty() && holder != other_than;
+    let found = wait::for_object(leases, api::names::LEASE_NAME, SOON, "leader", |lease| {
+        holder(lease).as_ref().is_some_and(wanted)
+    });
+    holder(found.await.unwrap().as_ref()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn l6_a_leader_that_is_told_to_stop_in_the_middle_of_a_drain_hands_over_at_once() {
+    let mut fleet = unhurried(3);
+    fleet.latencies.pod_stop = seconds(2);
+    let options = Options {
+        // Nobody could wait for the end of this one.
+        controller_flags: vec!["--lease-duration=60s".to_owned()],
+        ..Options::default()
+    };
+    let mut lab = lab_with(fleet, &options).await;
+    let first = leader(&lab, "").await;
+    let mut standby = lab.operator.standby().await.unwrap();
+    lab.apply(&plan("p", &json!({}))).await.unwrap();
+    let draining = |status: &api::plan::UpdatePlanStatus| {
+        let mut doing = status.active.iter().map(|active| active.doing.as_str());
+        doing.any(|doing| doing.starts_with("draining, "))
+    };
+    status(&lab, "p", "node that is drained", draining).await;
+
+    let told = Instant::now();
+    let ended = lab.operator.controller.stop(seconds(10)).await.unwrap();
+    assert!(ended.success(), "{ended}");
+    leader(&lab, &first).await;
+    assert!(told.elapsed() < seconds(3), "replaced after {:?}", told.elapsed());
+    status(&lab, "p", "node that is drained, still or again", draining).await;
+    complete(&lab, "p").await;
     standby.stop(seconds(10)).await.unwrap();
     all_is_well(lab, &Expectations::complete("p")).await;
 }

@@ -9,6 +9,7 @@
 //!   fail
 //! - `identity`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
 //! - `leaders`: two controllers at once; `permits`: reboot permit against withdraw; `outage`: the Kubernetes API is gone
+//! - `kills`: programs killed at moments drawn from a seed; `streams`: a hundred agents whose server goes away
 //! - `caller`, `tokens`: a client of the apiserver with whatever token a test gives it
 //! - `idle`, `scale`: no work makes no requests, and many nodes at once
 //!
@@ -30,6 +31,7 @@ mod failures;
 mod identity;
 mod idle;
 mod invalid;
+mod kills;
 mod leaders;
 mod liars;
 mod lifecycle;
@@ -39,6 +41,7 @@ mod permits;
 mod rollout;
 mod scale;
 mod skew;
+mod streams;
 mod support;
 mod tokens;
 mod validation;

@@ -89,8 +89,13 @@ fn show_log() {
 
 /// A lab with agents as tasks.
 pub async fn lab(fleet: FleetSpec) -> Lab {
+    lab_with(fleet, &Options::default()).await
+}
+
+/// A lab whose programs run like this.
+pub async fn lab_with(fleet: FleetSpec, options: &Options) -> Lab {
     show_log();
-    Box::pin(Lab::start(fleet, &Options::default())).await.unwrap()
+    Box::pin(Lab::start(fleet, options)).await.unwrap()
 }
 
 /// A plan as YAML (JSON is YAML): every node to [`NEW`], monitored for no time, and what `more` says besides.
