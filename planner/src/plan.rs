@@ -152,7 +152,7 @@ impl<'a> Planning<'a> {
             {
                 self.wake(not_after);
             }
-            self.actions.extend(step.action);
+            self.actions.extend(step.action.into_iter().chain(step.beside));
             self.drains.extend(step.drain.map(|cordoned_at| DrainOrder {
                 node: node.name.clone(),
                 uid: uid.clone(),
