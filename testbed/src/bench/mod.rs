@@ -101,24 +101,121 @@ fn summary(one: &Figures, all: &Figures, pods: &Figures, slow: &Figures) -> Resu
     const MB: f64 = 1e6;
     let agent = memory::median(&one.agents);
     let mut table = Table::default();
-    let mut row = |what: &str, unit, measured, aim, brupop| table.0.push(Row::new(what, unit, measured, aim, brupop));
-    row("one at a time: grant to release, median", "s", one.median().as_secs_f64(), Some(0.5), Some(82.0));
-    row("one at a time: grant to release, longest", "s", one.longest().as_secs_f64(), None, None);
-    row("one at a time: whole rollout, by node", "s", one.wall_by_node().as_secs_f64(), Some(0.5), Some(82.0));
-    row("50 nodes at once: whole rollout", "s", all.took.as_secs_f64(), Some(10.0), Some(268.0));
-    row("requests by node, one at a time", "", one.requests_by_node(), Some(20.0), Some(26.0));
-    row("requests by node, 50 at once", "", all.requests_by_node(), Some(20.0), None);
-    row("requests by node, with ten pods on it", "", pods.requests_by_node(), Some(32.0), Some(57.0));
-    row("requests by node, where each takes 16 s", "", slow.requests_by_node(), None, None);
+    let mut row =
+        |what: &str, unit, measured, aim, brupop| table.0.push(Row::new(what, unit, measured, aim, brupop));
+    row(
+        "one at a time: grant to release, median",
+        "s",
+        one.median().as_secs_f64(),
+        Some(0.5),
+        Some(82.0),
+    );
+    row(
+        "one at a time: grant to release, longest",
+        "s",
+        one.longest().as_secs_f64(),
+        None,
+        None,
+    );
+    row(
+        "one at a time: whole rollout, by node",
+        "s",
+        one.wall_by_node().as_secs_f64(),
+        Some(0.5),
+        Some(82.0),
+    );
+    row(
+        "50 nodes at once: whole rollout",
+        "s",
+        all.took.as_secs_f64(),
+        Some(10.0),
+        Some(268.0),
+    );
+    row(
+        "requests by node, one at a time",
+        "",
+        one.requests_by_node(),
+        Some(20.0),
+        Some(26.0),
+    );
+    row(
+        "requests by node, 50 at once",
+        "",
+        all.requests_by_node(),
+        Some(20.0),
+        None,
+    );
+    row(
+        "requests by node, with ten pods on it",
+        "",
+        pods.requests_by_node(),
+        Some(32.0),
+        Some(57.0),
+    );
+    row(
+        "requests by node, where each takes 16 s",
+        "",
+        slow.requests_by_node(),
+        None,
+        None,
+    );
     let idle = all.idle.unwrap_or_default();
-    row("requests a minute of an idle agent", "", idle.by_agent, Some(0.0), Some(0.42));
+    row(
+        "requests a minute of an idle agent",
+        "",
+        idle.by_agent,
+        Some(0.0),
+        Some(0.42),
+    );
     row("requests a minute for the lease", "", idle.lease, None, None);
-    row("requests a minute of an idle install besides", "", idle.others, None, None);
-    row("memory of an agent", "MB", agent.resident / MB, Some(8.0), Some(11.5));
-    row("memory of the controller, 50 nodes", "MB", all.controller.resident / MB, Some(14.0), Some(14.0));
-    row("memory of the controller, its most", "MB", all.controller.peak / MB, None, None);
-    row("memory of the apiserver, 50 nodes", "MB", all.apiserver.resident / MB, None, Some(25.0));
-    row("memory of the apiserver, its most", "MB", all.apiserver.peak / MB, None, None);
-    row("size of the agent", "MB", memory::agent_size()? / MB, Some(6.0), None);
+    row(
+        "requests a minute of an idle install besides",
+        "",
+        idle.others,
+        None,
+        None,
+    );
+    row(
+        "memory of an agent",
+        "MB",
+        agent.resident / MB,
+        Some(8.0),
+        Some(11.5),
+    );
+    row(
+        "memory of the controller, 50 nodes",
+        "MB",
+        all.controller.resident / MB,
+        Some(14.0),
+        Some(14.0),
+    );
+    row(
+        "memory of the controller, its most",
+        "MB",
+        all.controller.peak / MB,
+        None,
+        None,
+    );
+    row(
+        "memory of the apiserver, 50 nodes",
+        "MB",
+        all.apiserver.resident / MB,
+        None,
+        Some(25.0),
+    );
+    row(
+        "memory of the apiserver, its most",
+        "MB",
+        all.apiserver.peak / MB,
+        None,
+        None,
+    );
+    row(
+        "size of the agent",
+        "MB",
+        memory::agent_size()? / MB,
+        Some(6.0),
+        None,
+    );
     Ok(table)
 }

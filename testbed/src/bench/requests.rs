@@ -62,7 +62,9 @@ impl Request {
 pub(super) fn between(log: &Path, from: DateTime<Utc>, to: DateTime<Utc>) -> Result<Vec<Request>> {
     let log = std::fs::read_to_string(log).context("reading the audit log")?;
     // The last line may be half written.
-    let events = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let events = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let complete = events.filter(|event| event["stage"] == "ResponseComplete");
     let requests = complete.filter_map(|event| Request::of(&event));
     Ok(requests

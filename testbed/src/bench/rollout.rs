@@ -208,7 +208,11 @@ impl Rollout {
         for (what, count) in requests::counted(asked.iter()) {
             println!("  {what:<50} {:>7.2} a minute", f64::from(count) / minutes);
         }
-        println!("  {:<50} {:>7.2} a minute", "agents to their apiserver", of_agents / minutes);
+        println!(
+            "  {:<50} {:>7.2} a minute",
+            "agents to their apiserver",
+            of_agents / minutes
+        );
         println!();
         let for_agents = of_agents + by_apiserver.len() as f64;
         Ok(Idle {

@@ -12,13 +12,7 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub fn new(
-        what: &str,
-        unit: &'static str,
-        measured: f64,
-        aim: Option<f64>,
-        brupop: Option<f64>,
-    ) -> Self {
+    pub fn new(what: &str, unit: &'static str, measured: f64, aim: Option<f64>, brupop: Option<f64>) -> Self {
         Self {
             what: what.to_owned(),
             unit,

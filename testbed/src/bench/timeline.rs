@@ -34,8 +34,13 @@ pub(super) fn of_one_update(evidence: &Evidence, asked: &[Request]) -> String {
         return String::new();
     };
     let mut lines: Vec<(DateTime<Utc>, String)> = Vec::new();
-    for request in asked.iter().filter(|request| (*from..*to).contains(&request.received)) {
-        let took = (request.answered - request.received).num_microseconds().unwrap_or_default();
+    for request in asked
+        .iter()
+        .filter(|request| (*from..*to).contains(&request.received))
+    {
+        let took = (request.answered - request.received)
+            .num_microseconds()
+            .unwrap_or_default();
         let Request {
             component,
             verb,
@@ -43,7 +48,10 @@ pub(super) fn of_one_update(evidence: &Evidence, asked: &[Request]) -> String {
             code,
             ..
         } = request;
-        let text = format!("{component} {verb} {resource} {code}, {:.1} ms", took as f64 / 1000.0);
+        let text = format!(
+            "{component} {verb} {resource} {code}, {:.1} ms",
+            took as f64 / 1000.0
+        );
         lines.push((request.received, text));
     }
     for event in evidence.truth.iter().filter(|event| event.node == *node) {
