@@ -71,6 +71,10 @@ pub struct Timings {
     /// undone, and a machine that shuts down slowly must not be.
     #[arg(long, env = "BRUPOP_REBOOT_TIMEOUT", value_parser = delay, default_value = "15m")]
     pub reboot_timeout: Duration,
+    /// How long the report waits that the node is being monitored. Nobody acts on it, and where the monitoring is over by
+    /// then it is not made at all.
+    #[arg(long, env = "BRUPOP_MONITORING_REPORT", value_parser = delay, default_value = "1s")]
+    pub monitoring_report: Duration,
     /// When a refused reboot permit is asked for again.
     #[arg(long, env = "BRUPOP_PERMIT_RETRY", value_parser = delay, default_value = "5s")]
     pub permit_retry: Duration,
@@ -108,6 +112,7 @@ impl Default for Timings {
             request_timeout: seconds(20),
             socket_refused_exit: seconds(60),
             reboot_timeout: seconds(900),
+            monitoring_report: seconds(1),
             permit_retry: seconds(5),
             permit_retry_closed: seconds(60),
             reconnect_spread: seconds(5),

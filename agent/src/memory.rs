@@ -88,6 +88,8 @@ pub struct Work {
     pub permit: Option<Permit>,
     /// The last refusal of a permit.
     pub refusal: Option<PermitRefusal>,
+    /// When the node was first looked at for this spec.
+    pub begun: Option<Duration>,
     /// Looks at a running command in a row.
     pub looks: u32,
     calls: u32,
@@ -147,6 +149,7 @@ impl Memory {
 
     /// Takes in what the node is like.
     pub fn saw(&mut self, facts: &HostFacts, timings: &Timings, now: Now) {
+        self.work.begun.get_or_insert(now.elapsed);
         if self.stages() && facts.settings.is_some() && facts.settings == self.work.wanted_settings() {
             self.locked_to.clone_from(&self.work.spec.version);
         }

@@ -219,12 +219,16 @@ impl Server {
         if let Some(client) = &*client {
             return Ok(client.clone());
         }
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        // Else a request waits some 40 ms for the acknowledgement of the one before.
+        tcp.set_nodelay(true);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(self.tls()?)
             .https_only()
             .enable_http1()
             .enable_http2()
-            .build();
+            .wrap_connector(tcp);
         Ok(client
             .insert(Client::builder(TokioExecutor::new()).build(connector))
             .clone())

@@ -249,7 +249,11 @@ impl<'a> Look<'a> {
         if self.has_failed() {
             return self.settled();
         }
-        self.report(report::done(self.known(), self.facts, self.spec))
+        let due = self.memory.work.begun.unwrap_or(self.now.elapsed) + self.timings.monitoring_report;
+        match self.report(report::done(self.known(), self.facts, self.spec)) {
+            Step::Report(_) if self.now.elapsed < due => Step::Wait { until: due },
+            step => step,
+        }
     }
 
     /// Undoes what an update has changed on the host. That it did shows in the saved settings: they are reported

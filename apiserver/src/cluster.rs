@@ -8,6 +8,8 @@ use api::{
     names::{self, shadow_name},
     shadow::BottlerocketShadowStatus,
 };
+use hyper_timeout::TimeoutConnector;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use k8s_openapi::api::{
     authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus},
     core::v1::{Node, Pod},
@@ -15,10 +17,12 @@ use k8s_openapi::api::{
 use kube::{
     Api, Client,
     api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions},
+    client::{Body, ConfigExt as _, retry::RetryPolicy},
     core::{DeserializeGuard, PartialObjectMeta},
 };
 use serde_json::json;
 use tokio::sync::{Mutex, MutexGuard};
+use tower::{BoxError, ServiceBuilder, retry::RetryLayer};
 
 use crate::config::Config;
 
@@ -55,20 +59,42 @@ impl From<kube::Error> for CallError {
     }
 }
 
+/// The read buffer of a connection grows up to this, and stays so large: lists come in pieces.
+const LARGEST_BUFFER: usize = 64 << 10;
+
 /// The client for the cluster that KUBECONFIG or the pod's service account names.
+///
+/// It is put together here because kube's own leaves Nagle's algorithm on: then every other request waits some 40 ms
+/// for the acknowledgement of the one before.
 ///
 /// # Errors
 /// Where neither names one.
 pub async fn connect(config: &Config) -> anyhow::Result<Client> {
     let mut settings = kube::Config::infer().await?;
-    settings.connect_timeout = Some(config.client_request_timeout);
-    settings.write_timeout = Some(config.client_request_timeout);
     let agent = concat!("brupop-update-apiserver/", env!("CARGO_PKG_VERSION"));
     settings.headers.push((
         hyper::header::USER_AGENT,
         hyper::header::HeaderValue::from_static(agent),
     ));
-    Client::try_from(settings).context("the client's settings")
+    let problem = "the client's settings";
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    let tls = settings.rustls_https_connector_with_connector(tcp);
+    let mut connector = TimeoutConnector::new(tls.context(problem)?);
+    connector.set_connect_timeout(Some(config.client_request_timeout));
+    connector.set_write_timeout(Some(config.client_request_timeout));
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .http1_max_buf_size(LARGEST_BUFFER)
+        .build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(settings.base_uri_layer())
+        .layer(RetryLayer::new(RetryPolicy::server_retry()))
+        .option_layer(settings.auth_layer().context(problem)?)
+        .layer(settings.extra_headers_layer().context(problem)?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, settings.default_namespace))
 }
 
 /// The Kubernetes API, as far as it is needed.
@@ -130,7 +156,9 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    fn ledgers(&self) -> Api<UpdateLedger> {
+    /// The ledger, alone of its kind.
+    #[must_use]
+    pub fn ledgers(&self) -> Api<UpdateLedger> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
@@ -194,13 +222,12 @@ impl Cluster {
     ///
     /// # Errors
     /// [`CallError::Conflict`] where it is not, or where there is no answer.
-    pub async fn swap_ledger(&self, ledger: &UpdateLedger) -> Result<(), CallError> {
+    pub async fn swap_ledger(&self, ledger: &UpdateLedger) -> Result<UpdateLedger, CallError> {
         self.within(
             self.ledgers()
                 .replace(names::LEDGER_NAME, &PostParams::default(), ledger),
         )
-        .await?;
-        Ok(())
+        .await
     }
 
     /// The shadow of a node, if there is one.
@@ -243,14 +270,13 @@ impl Cluster {
         node: &str,
         resource_version: &str,
         status: &BottlerocketShadowStatus,
-    ) -> Result<(), CallError> {
+    ) -> Result<BottlerocketShadow, CallError> {
         let patch =
             Patch::Merge(json!({"metadata": {"resourceVersion": resource_version}, "status": status}));
         self.within(
             self.shadows()
                 .patch_status(&shadow_name(node), &PatchParams::default(), &patch),
         )
-        .await?;
-        Ok(())
+        .await
     }
 }

@@ -1,4 +1,7 @@
-//! The watches that serve all streams: one watch a kind, and the latest value of each object by name.
+//! The watches that serve all streams and permits: one watch a kind, and the latest value of each object by name.
+//!
+//! Answers to our own requests come in too, so that what we have written is never forgotten until the watch tells it.
+//! They only ever replace what is there: they cannot bring back what the watch has seen go.
 
 use std::{
     collections::HashMap,
@@ -10,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use api::{BottlerocketShadow, names};
+use api::{BottlerocketShadow, UpdateLedger, names};
 use futures::{Stream, StreamExt as _};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
@@ -26,6 +29,43 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{cluster::Cluster, config::Config};
+
+/// What is kept of an object.
+pub trait Value: PartialEq {
+    /// Whether this is `known` as it was earlier.
+    fn is_older_than(&self, known: &Self) -> bool;
+}
+
+/// A UID never changes.
+impl Value for String {
+    fn is_older_than(&self, _: &Self) -> bool {
+        false
+    }
+}
+
+impl Value for BottlerocketShadow {
+    fn is_older_than(&self, known: &Self) -> bool {
+        is_older(self, known)
+    }
+}
+
+impl Value for UpdateLedger {
+    fn is_older_than(&self, known: &Self) -> bool {
+        is_older(self, known)
+    }
+}
+
+/// Kubernetes makes resourceVersions comparable integers.
+fn is_older<K: Resource>(object: &K, known: &K) -> bool {
+    let version = |object: &K| object.meta().resource_version.as_deref()?.parse::<u64>().ok();
+    object.meta().uid == known.meta().uid && version(object) < version(known)
+}
+
+/// An object without the part that is large and that nobody here reads.
+fn slim<K: Resource>(mut object: K) -> K {
+    object.meta_mut().managed_fields = None;
+    object
+}
 
 /// The latest value of each object of one kind, by name.
 pub struct Feed<T> {
@@ -56,7 +96,7 @@ impl<T> Default for Feed<T> {
     }
 }
 
-impl<T: PartialEq> Feed<T> {
+impl<T: Value> Feed<T> {
     /// The latest value, if the object exists as far as is known.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<Arc<T>> {
@@ -90,6 +130,23 @@ impl<T: PartialEq> Feed<T> {
                 .or_insert_with(|| watch::channel(None).0),
             Some(value),
         );
+    }
+
+    /// Takes an object that a request of our own was answered with, where it is newer than what is known of it.
+    pub fn answered(&self, object: T)
+    where
+        T: Resource,
+    {
+        let object = slim(object);
+        if let Some(sender) = self.values().get(&object.name_any()) {
+            let is_news = sender
+                .borrow()
+                .as_deref()
+                .is_some_and(|known| known.is_older_than(&object));
+            if is_news {
+                put(sender, Some(object));
+            }
+        }
     }
 
     /// Notes that an object is gone.
@@ -154,9 +211,11 @@ impl<T: PartialEq> Feed<T> {
     }
 }
 
-fn put<T: PartialEq>(sender: &watch::Sender<Option<Arc<T>>>, value: Option<T>) {
+fn put<T: Value>(sender: &watch::Sender<Option<Arc<T>>>, value: Option<T>) {
     sender.send_if_modified(|known| {
-        let changed = known.as_deref() != value.as_ref();
+        // The watch comes to it in the end.
+        let is_past = matches!((&*known, &value), (Some(known), Some(value)) if value.is_older_than(known));
+        let changed = !is_past && known.as_deref() != value.as_ref();
         if changed {
             *known = value.map(Arc::new);
         }
@@ -173,6 +232,8 @@ pub struct Feeds {
     pub nodes: Feed<String>,
     /// The UIDs of the agent pods.
     pub pods: Feed<String>,
+    /// The ledger. Nothing waits for it: where it is not known it is read.
+    pub ledgers: Feed<UpdateLedger>,
 }
 
 impl Feeds {
@@ -200,7 +261,14 @@ impl Feeds {
             "shadows",
             shadows,
             backoff(),
-            readable,
+            |shadow| readable(shadow).map(slim),
+        )));
+        let ledgers = watcher(cluster.ledgers(), all.clone());
+        spawn(Box::pin(self.ledgers.clone().follow(
+            "the ledger",
+            ledgers,
+            backoff(),
+            |ledger| Some(slim(ledger)),
         )));
         let nodes = watcher(cluster.nodes(), all);
         let node_uid = |node: PartialObjectMeta<Node>| node.metadata.uid;
@@ -264,6 +332,49 @@ impl Backoff for Capped {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use super::*;
+
+    impl Value for i32 {
+        fn is_older_than(&self, _: &Self) -> bool {
+            false
+        }
+    }
+
+    fn shadow(uid: &str, version: &str) -> BottlerocketShadow {
+        let mut shadow = BottlerocketShadow::new("brs-a", api::shadow::BottlerocketShadowSpec::default());
+        shadow.metadata.uid = Some(uid.to_owned());
+        shadow.metadata.resource_version = Some(version.to_owned());
+        shadow
+    }
+
+    #[test]
+    fn an_answer_counts_until_the_watch_has_something_newer_and_brings_nothing_back() {
+        let feed = Feed::default();
+        let version = |feed: &Feed<BottlerocketShadow>| {
+            let shadow = feed.get("brs-a")?;
+            shadow.metadata.resource_version.clone()
+        };
+        let known = |feed: &Feed<BottlerocketShadow>, expected: &str| {
+            assert_eq!(version(feed).as_deref(), Some(expected));
+        };
+        feed.answered(shadow("1", "5"));
+        assert_eq!(version(&feed), None, "the watch has not shown it");
+        feed.set("brs-a", shadow("1", "9"));
+        feed.answered(shadow("1", "12"));
+        known(&feed, "12");
+        feed.set("brs-a", shadow("1", "11"));
+        known(&feed, "12");
+        feed.replace(HashMap::from([("brs-a".to_owned(), shadow("1", "11"))]));
+        known(&feed, "12");
+        feed.answered(shadow("1", "10"));
+        known(&feed, "12");
+        feed.answered(shadow("2", "13"));
+        known(&feed, "12");
+        feed.set("brs-a", shadow("2", "14"));
+        known(&feed, "14");
+        feed.remove("brs-a");
+        feed.answered(shadow("2", "15"));
+        assert_eq!(version(&feed), None);
+    }
 
     #[test]
     fn followers_see_each_change_and_only_changes() {

@@ -1,5 +1,7 @@
 //! The reboot permit: fresh reads, a pure decision, one swap of the ledger.
 
+use std::sync::Arc;
+
 use api::{
     UpdateLedger,
     drain::may_stay,
@@ -15,6 +17,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use crate::{
     Clock,
     cluster::{CallError, Cluster},
+    feed::Feed,
     identity::{Denied, Identity},
     rejection::Rejection,
 };
@@ -93,27 +96,32 @@ fn cordoned_at(node: &Node, grant: &Grant) -> Option<DateTime<Utc>> {
 /// The refusal, or that nobody can tell now: then the agent asks again.
 pub async fn give(
     cluster: &Cluster,
+    watched: &Feed<UpdateLedger>,
     clock: &Clock,
     identity: &Identity,
     request: &PermitRequest,
 ) -> Result<PermitResponse, Rejection> {
     validate(request)?;
     let _turn = cluster.turn_to_swap().await;
+    let mut known = watched.get(names::LEDGER_NAME);
     for _ in 0..ATTEMPTS {
-        // The ledger is read first: if it is unchanged at the swap, then nothing was withdrawn since before the
-        // node was looked at.
-        let Some(ledger) = cluster.ledger().await? else {
-            return Err(Rejection::permit(PermitRefusal::NoGrant));
+        // The ledger is known first: if it is unchanged at the swap, then nothing was withdrawn since before the
+        // node was looked at. What the watch shows may be old, so it is believed only where the swap will prove it.
+        let admitted = known.take().and_then(|ledger| {
+            let admitted = admit(&ledger, &identity.node_uid, request, clock()).ok()?;
+            (admitted.0.spec != ledger.spec).then(|| (Arc::unwrap_or_clone(ledger), admitted))
+        });
+        let (ledger, (swapped, grant, permit)) = match admitted {
+            Some(admitted) => admitted,
+            None => read(cluster, identity, request, clock).await?,
         };
-        let (swapped, grant, permit) =
-            admit(&ledger, &identity.node_uid, request, clock()).map_err(Rejection::permit)?;
         let (node, pods) = tokio::try_join!(cluster.node(&identity.node), cluster.pods_on(&identity.node))?;
         let node = same_node(node, identity)?;
         same_pod(&pods, identity)?;
         check_node(&node, &pods, &grant).map_err(Rejection::permit)?;
         if swapped.spec != ledger.spec {
             match cluster.swap_ledger(&swapped).await {
-                Ok(()) => {}
+                Ok(written) => watched.answered(written),
                 Err(CallError::Conflict | CallError::NotFound) => continue,
                 Err(error) => {
                     tracing::warn!(node = identity.node, %error, "it is unknown whether the permit was recorded");
@@ -128,6 +136,20 @@ pub async fn give(
     Err(Rejection::unavailable(
         "the ledger was changed too often meanwhile; ask again",
     ))
+}
+
+/// The ledger read afresh, and what it says.
+async fn read(
+    cluster: &Cluster,
+    identity: &Identity,
+    request: &PermitRequest,
+    clock: &Clock,
+) -> Result<(UpdateLedger, (UpdateLedger, Grant, Permit)), Rejection> {
+    let Some(ledger) = cluster.ledger().await? else {
+        return Err(Rejection::permit(PermitRefusal::NoGrant));
+    };
+    let admitted = admit(&ledger, &identity.node_uid, request, clock()).map_err(Rejection::permit)?;
+    Ok((ledger, admitted))
 }
 
 /// What is left of the permit once it is recorded: the time that recording took is not given away.

@@ -136,7 +136,7 @@ async fn create_shadow(
     body: Received,
 ) -> Result<StatusCode, Rejection> {
     let report: StatusReport = read(body)?;
-    shadows::create(&app.cluster, &caller.identity, &report).await?;
+    shadows::create(&app.cluster, &app.feeds.shadows, &caller.identity, &report).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -146,7 +146,7 @@ async fn report_status(
     body: Received,
 ) -> Result<StatusCode, Rejection> {
     let report: StatusReport = read(body)?;
-    shadows::report(&app.cluster, &caller.identity, &report).await?;
+    shadows::report(&app.cluster, &app.feeds.shadows, &caller.identity, &report).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -156,7 +156,14 @@ async fn give_permit(
     body: Received,
 ) -> Result<Json<PermitResponse>, Rejection> {
     let request: PermitRequest = read(body)?;
-    let result = permit::give(&app.cluster, &app.clock, &caller.identity, &request).await;
+    let result = permit::give(
+        &app.cluster,
+        &app.feeds.ledgers,
+        &app.clock,
+        &caller.identity,
+        &request,
+    )
+    .await;
     app.metrics.permit(permit::result_label(&result));
     let (node, run, attempt) = (&caller.identity.node, &request.run, request.attempt);
     match &result {
@@ -184,6 +191,9 @@ async fn instructions(Fresh(caller): Fresh, State(app): State<App>) -> Result<Re
     // Read after following has begun, so that no change is missed; and read, so that an agent that was restarted
     // gets what it has reported last even where the watch lags.
     let stored = app.cluster.shadow(&identity.node).await?;
+    if let Some(stored) = &stored {
+        app.feeds.shadows.answered(stored.clone());
+    }
     let delays = Delays {
         token: (expires - (app.clock)()).to_std().unwrap_or_default(),
         pod_grace: app.config.pod_grace,

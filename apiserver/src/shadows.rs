@@ -1,5 +1,7 @@
 //! A node's shadow: created for the node that is there now, and reported to.
 
+use std::sync::Arc;
+
 use api::{
     BottlerocketShadow,
     names::shadow_name,
@@ -11,6 +13,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 use crate::{
     cluster::{CallError, Cluster},
+    feed::Feed,
     identity::Identity,
     rejection::Rejection,
 };
@@ -51,21 +54,49 @@ pub fn new_shadow(identity: &Identity) -> BottlerocketShadow {
 ///
 /// # Errors
 /// Where it cannot be done now.
-pub async fn create(cluster: &Cluster, identity: &Identity, report: &StatusReport) -> Result<(), Rejection> {
+pub async fn create(
+    cluster: &Cluster,
+    watched: &Feed<BottlerocketShadow>,
+    identity: &Identity,
+    report: &StatusReport,
+) -> Result<(), Rejection> {
     let shadow = ensure(cluster, identity).await?;
-    store(cluster, identity, shadow, report).await
+    store(cluster, watched, identity, shadow, report).await
 }
 
 /// Stores the report in the node's shadow.
 ///
 /// # Errors
 /// Where there is no such shadow, it belongs to another node, or it cannot be done now.
-pub async fn report(cluster: &Cluster, identity: &Identity, report: &StatusReport) -> Result<(), Rejection> {
+pub async fn report(
+    cluster: &Cluster,
+    watched: &Feed<BottlerocketShadow>,
+    identity: &Identity,
+    report: &StatusReport,
+) -> Result<(), Rejection> {
+    // What the watch shows may be old, so it is believed only where the write proves it: by the version that it
+    // carries. That the node has no shadow, another one's, or nothing new to say, is not taken from it.
+    let known = watched.get(&shadow_name(&identity.node)).filter(|shadow| {
+        owner_uid(shadow) == Some(&identity.node_uid) && shadow.status.as_ref() != Some(report)
+    });
+    let shadow = match known {
+        Some(shadow) => Arc::unwrap_or_clone(shadow),
+        None => read(cluster, watched, identity).await?,
+    };
+    store(cluster, watched, identity, shadow, report).await
+}
+
+async fn read(
+    cluster: &Cluster,
+    watched: &Feed<BottlerocketShadow>,
+    identity: &Identity,
+) -> Result<BottlerocketShadow, Rejection> {
     let shadow = cluster
         .shadow(&identity.node)
         .await?
         .ok_or_else(|| missing(identity))?;
-    store(cluster, identity, shadow, report).await
+    watched.answered(shadow.clone());
+    Ok(shadow)
 }
 
 async fn ensure(cluster: &Cluster, identity: &Identity) -> Result<BottlerocketShadow, Rejection> {
@@ -103,6 +134,7 @@ async fn ensure(cluster: &Cluster, identity: &Identity) -> Result<BottlerocketSh
 
 async fn store(
     cluster: &Cluster,
+    watched: &Feed<BottlerocketShadow>,
     identity: &Identity,
     mut shadow: BottlerocketShadow,
     report: &StatusReport,
@@ -124,14 +156,12 @@ async fn store(
         }
         let version = shadow.metadata.resource_version.as_deref().unwrap_or_default();
         match cluster.write_status(&identity.node, version, report).await {
-            Ok(()) => return Ok(()),
-            Err(CallError::NotFound) => return Err(missing(identity)),
-            Err(CallError::Conflict) => {
-                shadow = cluster
-                    .shadow(&identity.node)
-                    .await?
-                    .ok_or_else(|| missing(identity))?;
+            Ok(written) => {
+                watched.answered(written);
+                return Ok(());
             }
+            Err(CallError::NotFound) => return Err(missing(identity)),
+            Err(CallError::Conflict) => shadow = read(cluster, watched, identity).await?,
             Err(error) => return Err(error.into()),
         }
     }

@@ -112,6 +112,85 @@ async fn a_ledger_that_changed_is_read_again_and_a_lost_answer_leads_to_the_same
     server.stop().await;
 }
 
+/// Lets the watch show the ledger: a permit is then given without a read of it.
+async fn watch_has_caught_up(server: &Server) {
+    let reads = format!("GET {LEDGERS}/cluster");
+    for _ in 0..200 {
+        let before = server.kubernetes.calls(&reads);
+        let (_, answer) = server.call(Method::POST, PERMIT, &request()).await;
+        if answer.get("permit_id").is_some() && server.kubernetes.calls(&reads) == before {
+            return;
+        }
+        server.kubernetes.edit(LEDGERS, "cluster", |ledger| {
+            ledger["spec"]["grants"]["u1"]["phase"] = "Drained".into();
+            ledger["spec"]["grants"]["u1"]
+                .as_object_mut()
+                .unwrap()
+                .remove("permit");
+        });
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the watch does not catch up");
+}
+
+#[tokio::test]
+async fn s5_the_ledger_that_the_watch_shows_is_believed_only_where_the_swap_proves_it() {
+    let server = drained().await;
+    watch_has_caught_up(&server).await;
+    assert_eq!(grant(&server)["phase"], "Rebooting");
+    server.kubernetes.objects().watches_lag = true;
+
+    // A failure has ended the attempt: what was permitted before is not any more.
+    let ending = json!({"message": "gone", "failure": "RebootTimeout", "at": at(1)});
+    server.kubernetes.edit(LEDGERS, "cluster", |ledger| {
+        ledger["spec"]["grants"]["u1"]["ending"] = ending;
+    });
+    let (status, refusal) = server.call(Method::POST, PERMIT, &request()).await;
+    assert_eq!(
+        (status, &refusal["permit"]["reason"]),
+        (StatusCode::CONFLICT, &json!("WrongPhase")),
+        "{refusal}"
+    );
+
+    // A new attempt, which the watch does not show either: it is read.
+    server.kubernetes.edit(LEDGERS, "cluster", |ledger| {
+        let grant = ledger["spec"]["grants"]["u1"].as_object_mut().unwrap();
+        grant.remove("ending");
+        grant.remove("permit");
+        grant.insert("phase".into(), "Drained".into());
+        grant.insert("attempt".into(), 2.into());
+    });
+    server.kubernetes.edit(NODES, "n1", |node| {
+        let disruption = json!({"planUid": "plan", "run": "r1", "wave": "rest", "attempt": 2,
+            "cordonedAt": at(-10), "annotationsBefore": {}});
+        node["metadata"]["annotations"] = json!({names::DISRUPTION_ANNOTATION: disruption.to_string()});
+    });
+    let second = json!({"run": "r1", "attempt": 2, "boot_id": "boot-a"});
+    let (status, given) = server.call(Method::POST, PERMIT, &second).await;
+    assert_eq!(status, StatusCode::OK, "{given}");
+    assert_eq!(grant(&server)["permit"]["id"], given["permit_id"]);
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn s5_a_withdrawal_that_the_watch_does_not_show_yet_wins() {
+    let server = drained().await;
+    // The watch shows a grant that is Drained, in a ledger that nobody has swapped since.
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    server.kubernetes.objects().watches_lag = true;
+    server.kubernetes.edit(LEDGERS, "cluster", |ledger| {
+        ledger["spec"]["grants"]["u1"]["phase"] = "Withdrawing".into();
+    });
+    let (status, refusal) = server.call(Method::POST, PERMIT, &request()).await;
+    assert_eq!(
+        (status, &refusal["permit"]["reason"]),
+        (StatusCode::CONFLICT, &json!("WrongPhase")),
+        "{refusal}"
+    );
+    assert_eq!(grant(&server)["phase"], "Withdrawing");
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn s4_no_permit_outside_the_window_and_none_that_outlasts_it() {
     let server = drained().await;

@@ -71,6 +71,52 @@ async fn a_shadow_is_created_and_reported_to_and_written_only_when_something_cha
 }
 
 #[tokio::test]
+async fn a_report_needs_no_read_and_what_the_watch_shows_is_believed_only_where_the_write_proves_it() {
+    let server = Server::start(&[]).await;
+    server.call(Method::POST, SHADOW, &report("1.20.3")).await;
+    let mut lines = server.open_stream().await;
+    while !matches!(lines.next().await, Some(api::wire::Line::Instruction(_))) {}
+    // The watch has shown it by now, or the answers to what follows have.
+    server.call(Method::PUT, STATUS, &report("1.20.4")).await;
+    let reads = format!("GET {SHADOWS}/brs-n1");
+    let before = server.kubernetes.calls(&reads);
+    for version in ["1.20.5", "1.20.6", "1.20.7"] {
+        let (status, refusal) = server.call(Method::PUT, STATUS, &report(version)).await;
+        assert_eq!(status, StatusCode::NO_CONTENT, "{refusal}");
+    }
+    assert_eq!(server.kubernetes.calls(&reads), before);
+
+    // Another replica has stored a report, and this one's watch lags.
+    let stored = |version: &str| {
+        server.kubernetes.edit(SHADOWS, "brs-n1", |shadow| {
+            shadow["status"]["current_version"] = version.into();
+        });
+    };
+    let version = || {
+        let shadow = server.kubernetes.get(SHADOWS, "brs-n1").unwrap();
+        shadow["status"]["current_version"].clone()
+    };
+    server.kubernetes.objects().watches_lag = true;
+    stored("1.21.0");
+    let (status, _) = server.call(Method::PUT, STATUS, &report("1.20.7")).await;
+    assert_eq!(
+        (status, version()),
+        (StatusCode::NO_CONTENT, json!("1.20.7")),
+        "it is not what is stored, though the watch says so"
+    );
+    stored("1.21.0");
+    let (status, refusal) = server.call(Method::PUT, STATUS, &report("1.21.1")).await;
+    assert_eq!(
+        (status, version()),
+        (StatusCode::CONFLICT, json!("1.21.0")),
+        "{refusal}"
+    );
+    let (status, _) = server.call(Method::PUT, STATUS, &report("1.21.1")).await;
+    assert_eq!((status, version()), (StatusCode::NO_CONTENT, json!("1.21.1")));
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn s3_a_replaced_node_of_the_same_name_inherits_nothing() {
     let server = Server::start(&[]).await;
     let inherited = server.kubernetes.put(SHADOWS, "brs-n1", json!({

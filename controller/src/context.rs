@@ -7,10 +7,16 @@ use std::{
 
 use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
 use axum::http::{HeaderValue, header::USER_AGENT};
+use hyper_timeout::TimeoutConnector;
+use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use kube::{Api, Client};
+use kube::{
+    Api, Client,
+    client::{Body, ConfigExt},
+};
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
+use tower::{BoxError, ServiceBuilder};
 
 use crate::{
     events::Publisher,
@@ -54,17 +60,35 @@ pub struct Context {
     pub client: Client,
 }
 
+/// The read buffer of a connection grows up to this, and stays so large: lists come in pieces.
+const LARGEST_BUFFER: usize = 64 << 10;
+
 /// A client that names itself, and that repeats nothing on its own: every repetition is decided on afresh, and a
 /// write that was refused by a PodDisruptionBudget is not to be sent again after the lease has ended.
+///
+/// It is put together here because kube's own leaves Nagle's algorithm on: then every other request waits some 40 ms
+/// for the acknowledgement of the one before.
 ///
 /// # Errors
 /// Where the configuration cannot be used.
 pub fn client(mut config: kube::Config, settings: &Settings) -> kube::Result<Client> {
     let agent = HeaderValue::from_static(concat!("brupop-update-controller/", env!("CARGO_PKG_VERSION")));
     config.headers.push((USER_AGENT, agent));
-    config.default_retry = false;
-    config.connect_timeout = Some(settings.request_timeout);
-    Client::try_from(config)
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    let mut connector = TimeoutConnector::new(config.rustls_https_connector_with_connector(tcp)?);
+    connector.set_connect_timeout(Some(settings.request_timeout));
+    let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
+        .http1_max_buf_size(LARGEST_BUFFER)
+        .build::<_, Body>(connector);
+    let service = ServiceBuilder::new()
+        .layer(config.base_uri_layer())
+        .option_layer(config.auth_layer()?)
+        .layer(config.extra_headers_layer()?)
+        .map_err(BoxError::from)
+        .service(http);
+    Ok(Client::new(service, config.default_namespace))
 }
 
 impl Context {

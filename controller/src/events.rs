@@ -1,4 +1,9 @@
 //! Publishes Events: in the background, as far as it goes. Nothing waits for them.
+//!
+//! The first is published at once. What comes soon after is told together, one Event for each plan and reason: where a
+//! hundred nodes are granted in one stroke, a hundred Events say no more than one. Warnings are told one by one.
+
+use std::time::Duration;
 
 use api::UpdatePlan;
 use k8s_openapi::api::core::v1::ObjectReference;
@@ -7,7 +12,7 @@ use kube::{
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use planner::decisions;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep};
 
 use crate::{request::Fence, view::Snapshot};
 
@@ -16,6 +21,9 @@ const WAITING: usize = 256;
 
 /// The API takes this many bytes.
 const NOTE_BYTES: usize = 1024;
+
+/// So many of them are filled with notes told together; how many more there are has its place too.
+const MERGED_BYTES: usize = 960;
 
 const CONTROLLER: &str = "brupop-update-controller";
 
@@ -94,33 +102,73 @@ impl Publisher {
     }
 }
 
-/// Sends what `notes` has until nobody can publish any more.
-pub async fn send_all(client: Client, fence: Fence, mut notes: mpsc::Receiver<Note>) {
-    while let Some(note) = notes.recv().await {
-        // A recorder of its own for each: one that is kept would count a repeated reason up under its first note.
-        let recorder = Recorder::new(client.clone(), Reporter::from(CONTROLLER));
-        let Note {
-            plan,
-            node,
-            reason,
-            note,
-            warning,
-        } = note;
-        let event = Event {
-            type_: if warning {
-                EventType::Warning
-            } else {
-                EventType::Normal
-            },
-            reason: reason.clone(),
-            note: Some(shortened(note)),
-            action: "Rollout".to_owned(),
-            secondary: node,
+/// Sends what `notes` has until nobody can publish any more, and between two times lets `interval` pass.
+pub async fn send_all(client: Client, fence: Fence, mut notes: mpsc::Receiver<Note>, interval: Duration) {
+    while let Some(first) = notes.recv().await {
+        let mut waiting = vec![first];
+        while let Ok(note) = notes.try_recv() {
+            waiting.push(note);
+        }
+        for note in together(waiting) {
+            send(&client, &fence, note).await;
+        }
+        sleep(interval).await;
+    }
+}
+
+async fn send(client: &Client, fence: &Fence, note: Note) {
+    // A recorder of its own for each: one that is kept would count a repeated reason up under its first note.
+    let recorder = Recorder::new(client.clone(), Reporter::from(CONTROLLER));
+    let Note {
+        plan,
+        node,
+        reason,
+        note,
+        warning,
+    } = note;
+    let event = Event {
+        type_: if warning {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
+        reason: reason.clone(),
+        note: Some(shortened(note)),
+        action: "Rollout".to_owned(),
+        secondary: node,
+    };
+    if let Err(error) = fence.write(recorder.publish(&event, &plan)).await {
+        tracing::debug!(%error, reason, "an Event is not published");
+    }
+}
+
+/// One note for each plan and reason, in the order of the first of them.
+fn together(notes: Vec<Note>) -> Vec<Note> {
+    let mut told: Vec<(Note, usize)> = Vec::new();
+    for note in notes {
+        let same = |(earlier, _): &&mut (Note, usize)| {
+            !note.warning && (&earlier.plan, &earlier.reason) == (&note.plan, &note.reason)
         };
-        if let Err(error) = fence.write(recorder.publish(&event, &plan)).await {
-            tracing::debug!(%error, reason, "an Event is not published");
+        match told.iter_mut().find(same) {
+            None => told.push((note, 0)),
+            // As many as there is room for: the plan's status has them all.
+            Some((earlier, more)) if *more > 0 || earlier.note.len() + note.note.len() > MERGED_BYTES => {
+                *more += 1
+            }
+            Some((earlier, _)) => {
+                earlier.note = format!("{}; {}", earlier.note, note.note);
+                earlier.node = None;
+            }
         }
     }
+    told.into_iter()
+        .map(|(mut note, more)| {
+            if more > 0 {
+                note.note += &format!("; and {more} more");
+            }
+            note
+        })
+        .collect()
 }
 
 fn shortened(mut note: String) -> String {
@@ -140,16 +188,52 @@ mod tests {
         assert_eq!(shortened(format!("x{long}")).len(), 1023);
     }
 
+    fn note(plan: &str, reason: &str, note: &str, warning: bool) -> Note {
+        Note {
+            plan: ObjectReference {
+                name: Some(plan.to_owned()),
+                ..ObjectReference::default()
+            },
+            node: Some(ObjectReference::default()),
+            reason: reason.to_owned(),
+            note: note.to_owned(),
+            warning,
+        }
+    }
+
+    #[test]
+    fn notes_of_one_plan_and_reason_are_told_together_and_warnings_one_by_one() {
+        let notes = vec![
+            note("p", "NodeGranted", "a", false),
+            note("p", "NodeFailed", "b", true),
+            note("q", "NodeGranted", "c", false),
+            note("p", "NodeGranted", "d", false),
+            note("p", "NodeFailed", "e", true),
+        ];
+        let told = together(notes);
+        let texts: Vec<&str> = told.iter().map(|note| note.note.as_str()).collect();
+        assert_eq!(texts, ["a; d", "b", "c", "e"]);
+        let about_a_node: Vec<bool> = told.iter().map(|note| note.node.is_some()).collect();
+        assert_eq!(about_a_node, [false, true, true, true]);
+    }
+
+    #[test]
+    fn what_there_is_no_room_for_is_counted() {
+        let many = |n| {
+            let notes = (0..n).map(|i| note("p", "NodeUpdated", &format!("{i:0>96}"), false));
+            together(notes.collect())
+        };
+        let told = many(9);
+        assert!(told.len() == 1 && told[0].note.ends_with('8'), "{told:?}");
+        let told = many(50);
+        assert!(told[0].note.ends_with("8; and 41 more"), "{told:?}");
+        assert_eq!(shortened(told[0].note.clone()), told[0].note);
+    }
+
     #[tokio::test]
     async fn publishing_never_waits() {
         let (publisher, _notes) = Publisher::new();
-        let note = Note {
-            plan: ObjectReference::default(),
-            node: None,
-            reason: "Paused".to_owned(),
-            note: String::new(),
-            warning: false,
-        };
+        let note = note("p", "Paused", "", false);
         for _ in 0..2 * WAITING {
             publisher.publish(note.clone());
         }

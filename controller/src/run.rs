@@ -64,7 +64,12 @@ pub async fn run(settings: Settings, client: Client, listener: TcpListener, stop
     };
     let fence = Fence::new(lease, settings.request_timeout);
     let (events, notes) = Publisher::new();
-    let publisher = tokio::spawn(events::send_all(client.clone(), fence.clone(), notes));
+    let publisher = tokio::spawn(events::send_all(
+        client.clone(),
+        fence.clone(),
+        notes,
+        settings.status_interval,
+    ));
 
     while !stop.is_cancelled() {
         health.turned();

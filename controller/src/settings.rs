@@ -74,7 +74,8 @@ pub struct Settings {
     #[arg(long, env = "BRUPOP_WRITES", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub writes: u16,
 
-    /// How often a plan's status may change while its phase and conditions stay.
+    /// How often a plan's status may change while its phase and conditions stay, and how soon Events follow each other;
+    /// those in between are told together.
     #[arg(long, env = "BRUPOP_STATUS_INTERVAL", default_value = "1s", value_parser = span)]
     pub status_interval: Duration,
 

@@ -92,11 +92,6 @@ impl<T: Distinct> Table<T> {
             .values
             .len()
     }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 const SHARDS: usize = 64;
@@ -136,10 +131,5 @@ impl<K: Hash + Eq, V: Clone> Memo<K, V> {
             .iter()
             .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len())
             .sum()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Step {
     pub change: Option<Change>,
     /// What to do to the node or its shadow.
     pub action: Option<Action>,
+    /// What to do beside that, in no order.
+    pub beside: Option<Action>,
     /// Whether the node is to be drained, and since when it is cordoned.
     pub drain: Option<DateTime<Utc>>,
     /// What the node does, for people.
@@ -66,6 +68,7 @@ impl Step {
         Self {
             change: None,
             action: None,
+            beside: None,
             drain: None,
             doing: doing.into(),
             wake,
@@ -322,8 +325,15 @@ impl Granted<'_> {
             }
             return Step::wait("putting settings back", Some(released));
         }
+        let monitors = self.asks(&shadow.spec, NodeState::MonitoringUpdate);
         if let Some(cordon) = &self.node.disruption {
-            return Step::act("being uncordoned", self.uncordon(cordon), Some(deadline));
+            let runs = shadow.status.as_ref().map(|status| &status.current_version);
+            // The instruction changes nothing on the node: it need not wait for the uncordon.
+            let tell = !monitors && runs == Some(&self.grant.to);
+            return Step {
+                beside: tell.then(|| self.set(NodeState::MonitoringUpdate)),
+                ..Step::act("being uncordoned", self.uncordon(cordon), Some(deadline))
+            };
         }
         let Some(status) = &shadow.status else {
             return self.monitored_too_long(deadline, "its agent has not reported");
@@ -338,7 +348,7 @@ impl Granted<'_> {
             let message = format!("reports {runs} while it is monitored, but its kubelet reports {os_image}");
             return self.end(Some(FailureReason::Unhealthy), message);
         }
-        if !self.asks(&shadow.spec, NodeState::MonitoringUpdate) {
+        if !monitors {
             return Step::act(
                 "being monitored",
                 self.set(NodeState::MonitoringUpdate),

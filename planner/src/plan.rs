@@ -157,7 +157,7 @@ impl<'a> Planning<'a> {
             {
                 self.wake(not_after);
             }
-            if let Some(action) = step.action {
+            for action in step.action.into_iter().chain(step.beside) {
                 if !machine::explains(&grant, node, &action) {
                     self.unexplained.insert(node.name.clone());
                 }

@@ -1,6 +1,9 @@
-//! `make bench`: the operator's own time per node, and the requests that an update costs.
+//! `make bench`: what the operator itself takes: time, requests, memory.
+
+use clap::Parser as _;
+use testbed::bench::{Bench, run};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    Box::pin(testbed::bench::run()).await
+    Box::pin(run(&Bench::parse())).await
 }

@@ -48,6 +48,25 @@ fn an_update_goes_its_way_and_leaves_the_settings_as_found() {
 }
 
 #[test]
+fn that_it_is_monitored_is_reported_only_where_that_lasts() {
+    let mut bench = Bench::staged();
+    bench.ask(NodeState::RebootedIntoUpdate);
+    bench.run();
+    bench.boot(NEW, "boot-b");
+    bench.run();
+    bench.ask(NodeState::MonitoringUpdate);
+    let Step::Wait { until } = bench.look() else {
+        panic!("nobody waits for the report")
+    };
+    assert_eq!(until, bench.elapsed + bench.timings.monitoring_report);
+    bench.instruct(BottlerocketShadowSpec {
+        state: NodeState::Idle,
+        ..bench.spec.clone()
+    });
+    assert_eq!(bench.run(), ["set latest false", "report Idle", "refresh"]);
+}
+
+#[test]
 fn settings_are_saved_before_they_are_changed_and_never_overwritten() {
     let mut bench = Bench::idle();
     bench.ask(NodeState::StagedAndPerformedUpdate);
