@@ -157,7 +157,7 @@ fn s9_a_flag_that_is_not_taken_back_is_seen() {
     let at = story.now;
     story.edit_grant("a", |grant| {
         grant.phase = GrantPhase::Withdrawing;
-        grant.ending = Some(api::ledger::Ending {
+        grant.ending = Some(Ending {
             message: "x".into(),
             failure: None,
             at,
