@@ -15,6 +15,7 @@
 //! * `report`: one plan's status
 //! * `message`: its phase, conditions and message
 //! * `rebuild`: the ledger made anew where it was lost
+//! * [`simulate`]: the same function run forward in virtual time over a fleet
 //!
 //! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
 
@@ -29,6 +30,7 @@ mod plan;
 mod rebuild;
 mod report;
 mod rollout;
+pub mod simulate;
 pub mod spec;
 mod waves;
 pub mod windows;
