@@ -97,8 +97,8 @@ pub enum Error {
     InCircles(#[from] InCircles),
 }
 
-/// Lets a story happen. It ends early when no event is left, every plan that wants something is Complete, and no grant is
-/// left; or when nothing is due by time alone.
+/// Lets a story happen. It ends early when no event is left, no plan wants anything, no node has a grant or does anything;
+/// or when nothing is due by time alone.
 ///
 /// # Errors
 /// Where the story speaks of what is not there, or not in the order of time.
@@ -143,7 +143,10 @@ pub fn simulate_watched(story: &Story, watching: &mut dyn Observer) -> Result<Ou
             None => break,
         }
     }
-    both.happens(&cluster, &Happening::Look);
+    let shown = |last: &Moment| last.at == cluster.now && matches!(last.what, What::Status { .. });
+    if !both.0.timeline.last().is_some_and(shown) {
+        both.happens(&cluster, &Happening::Look);
+    }
     Ok(outcome(story, cluster, both.0))
 }
 
@@ -159,7 +162,8 @@ fn is_over(cluster: &Cluster) -> bool {
             Some(Phase::Complete | Phase::Halted | Phase::Paused | Phase::Invalid | Phase::Pending)
         ) || status.phase == Some(Phase::Complete) && status.nodes.waiting > 0
     };
-    !granted && !cluster.world.plans.iter().any(|plan| wants(&plan.status))
+    let busy = cluster.nodes.values().any(|node| node.next().is_some());
+    !granted && !busy && !cluster.world.plans.iter().any(|plan| wants(&plan.status))
 }
 
 fn outcome(story: &Story, cluster: Cluster, recorder: Recorder) -> Outcome {

@@ -24,35 +24,72 @@ pub fn timeline_text(timeline: &[Moment], zone: Tz) -> String {
             steps.entry((node, attempt)).or_default().push((moment.at, step));
         }
     }
+    let mut lines: Vec<Line<'_>> = Vec::new();
+    for Moment { at, what } in timeline {
+        let (node, text) = match what {
+            What::Step { node, attempt, .. } => match steps.remove(&(node.as_str(), attempt)) {
+                Some(steps) => (Some(node.as_str()), attempt_text(attempt, &steps, zone)),
+                None => continue,
+            },
+            What::Waits { node, plan, verdict } => {
+                let text = format!("({plan}) {}: {verdict}", verdict.reason());
+                (Some(node.as_str()), text)
+            }
+            What::Done { node, done } => (Some(node.as_str()), (*done).to_owned()),
+            What::Happened {
+                node: Some(node),
+                text,
+            } => (Some(node.as_str()), text.clone()),
+            other => (None, line(other)),
+        };
+        // The same may happen to other nodes at the same instant.
+        let happened = matches!(what, What::Happened { .. });
+        let same =
+            |line: &&mut Line<'_>| line.happened == happened && !line.nodes.is_empty() && line.text == text;
+        match (
+            node,
+            lines
+                .iter_mut()
+                .rev()
+                .take_while(|line| line.at == *at)
+                .find(same),
+        ) {
+            (Some(node), Some(line)) => line.nodes.push(node),
+            (node, _) => lines.push(Line {
+                at: *at,
+                happened,
+                nodes: node.into_iter().collect(),
+                text,
+            }),
+        }
+    }
     let mut text = String::new();
     let mut day = String::new();
-    let mut rest = timeline;
-    while let [moment, after @ ..] = rest {
-        let (line, taken) = match &moment.what {
-            What::Step { node, attempt, .. } => {
-                let line = steps
-                    .remove(&(node.as_str(), attempt))
-                    .map(|steps| attempt_line(node, attempt, &steps, zone));
-                (line, 1)
-            }
-            What::Waits { plan, verdict, .. } => {
-                let (nodes, taken) = waiting(rest);
-                let line = format!("{nodes} ({plan}) {}: {verdict}", verdict.reason());
-                (Some(line), taken)
-            }
-            other => (Some(line(other)), 1),
-        };
-        rest = &after[taken - 1..];
-        let Some(line) = line else { continue };
-        let there = moment.at.with_timezone(&zone);
-        let today = there.format("%a %Y-%m-%d").to_string();
+    for line in &lines {
+        let today = line.at.with_timezone(&zone).format("%a %Y-%m-%d").to_string();
         if today != day {
             let _ = writeln!(text, "-- {today}");
             day = today;
         }
-        let _ = writeln!(text, "{} {line}", clock(moment.at, zone));
+        let time = clock(line.at, zone);
+        let star = if line.happened { "* " } else { "" };
+        let nodes = match line.nodes.as_slice() {
+            [] => String::new(),
+            nodes if line.happened => format!("{}: ", nodes.join(" ")),
+            nodes => format!("{} ", nodes.join(" ")),
+        };
+        let _ = writeln!(text, "{time} {star}{nodes}{}", line.text);
     }
     text
+}
+
+struct Line<'a> {
+    at: DateTime<Utc>,
+    /// Whether it came from outside.
+    happened: bool,
+    /// The nodes it speaks of, where it does.
+    nodes: Vec<&'a str>,
+    text: String,
 }
 
 fn clock(at: DateTime<Utc>, zone: Tz) -> String {
@@ -73,8 +110,7 @@ fn later(at: DateTime<Utc>, first: DateTime<Utc>, zone: Tz) -> String {
 
 fn line(what: &What) -> String {
     match what {
-        What::Happened(text) => format!("* {text}"),
-        What::Repaired { node, done } => format!("{node} is repaired: {done}"),
+        What::Happened { text, .. } => text.clone(),
         What::Phase { plan, phase, message } => format!("{plan} is {phase:?}: {message}"),
         What::Event { plan, note } => format!("{plan}: {note}"),
         What::Status {
@@ -88,7 +124,7 @@ fn line(what: &What) -> String {
             }
             text
         }
-        What::Step { .. } | What::Waits { .. } => String::new(),
+        What::Step { .. } | What::Waits { .. } | What::Done { .. } => String::new(),
     }
 }
 
@@ -153,32 +189,8 @@ fn by_verdict(verdicts: &[(String, Verdict)]) -> Vec<(&Verdict, Vec<&str>)> {
     groups
 }
 
-/// The nodes at the beginning of `rest` that wait for the same reason from the same moment on, and how many they are.
-fn waiting(rest: &[Moment]) -> (String, usize) {
-    let same = |moment: &&Moment| match (&rest[0].what, &moment.what) {
-        (
-            What::Waits {
-                plan: a, verdict: x, ..
-            },
-            What::Waits {
-                plan: b, verdict: y, ..
-            },
-        ) => rest[0].at == moment.at && (a, x) == (b, y),
-        _ => false,
-    };
-    let names: Vec<&str> = rest
-        .iter()
-        .take_while(same)
-        .filter_map(|moment| match &moment.what {
-            What::Waits { node, .. } => Some(node.as_str()),
-            _ => None,
-        })
-        .collect();
-    (names.join(" "), names.len())
-}
-
-fn attempt_line(node: &str, attempt: &Attempt, steps: &[(DateTime<Utc>, &Step)], zone: Tz) -> String {
-    let mut text = format!("{node} ({}/{} #{})", attempt.plan, attempt.wave, attempt.number);
+fn attempt_text(attempt: &Attempt, steps: &[(DateTime<Utc>, &Step)], zone: Tz) -> String {
+    let mut text = format!("({}/{} #{})", attempt.plan, attempt.wave, attempt.number);
     let Some(first) = steps.first().map(|(at, _)| *at) else {
         return text;
     };
@@ -203,6 +215,8 @@ fn attempt_line(node: &str, attempt: &Attempt, steps: &[(DateTime<Utc>, &Step)],
             Step::Withdrawn { message } => format!("WITHDRAWN ({message})"),
             Step::Updated => "updated".to_owned(),
             Step::Released => "released".to_owned(),
+            Step::Gone => "gone".to_owned(),
+            Step::Rebuilt { phase } => format!("rebuilt as {phase}"),
         };
     }
     text

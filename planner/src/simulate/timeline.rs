@@ -32,7 +32,12 @@ pub struct Moment {
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     /// Something from outside, in words.
-    Happened(String),
+    Happened {
+        /// The node to which it happened, where it was one.
+        node: Option<String>,
+        /// What.
+        text: String,
+    },
     /// A granted node reaches its next step.
     Step {
         /// The node's name.
@@ -42,11 +47,11 @@ pub enum What {
         /// The step.
         step: Step,
     },
-    /// What nobody's grant had put on a node, or had left there, is undone.
-    Repaired {
+    /// Something is done to a node that has no grant.
+    Done {
         /// The node's name.
         node: String,
-        /// What is done.
+        /// What: something that was left on it is undone, or a failure is noted in its shadow.
         done: &'static str,
     },
     /// A node without a grant waits, for another reason than before.
@@ -88,6 +93,8 @@ pub enum What {
 /// One attempt to update a node.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt {
+    /// UID of the node: another machine may take its name.
+    pub node_uid: String,
     /// Name of the plan.
     pub plan: String,
     /// Its run.
@@ -132,6 +139,13 @@ pub enum Step {
     Updated,
     /// It has no grant any more, and is not updated.
     Released,
+    /// The node is gone, and its grant with it.
+    Gone,
+    /// The ledger was lost, and its grant is made anew.
+    Rebuilt {
+        /// How far it is taken to be.
+        phase: GrantPhase,
+    },
 }
 
 /// Writes the timeline.
@@ -151,8 +165,8 @@ impl Recorder {
         });
     }
 
-    fn step(&mut self, cluster: &Cluster, grant: &Grant, step: Step) {
-        let attempt = attempt(cluster, grant);
+    fn step(&mut self, cluster: &Cluster, uid: &str, grant: &Grant, step: Step) {
+        let attempt = attempt(cluster, uid, grant);
         self.add(
             cluster,
             What::Step {
@@ -161,6 +175,11 @@ impl Recorder {
                 step,
             },
         );
+    }
+
+    fn happened(&mut self, cluster: &Cluster, node: Option<&String>, text: String) {
+        let node = node.cloned();
+        self.add(cluster, What::Happened { node, text });
     }
 
     /// How every plan stands.
@@ -190,14 +209,16 @@ impl Observer for Recorder {
         }
         for (uid, grant) in before.iter().flat_map(|ledger| &ledger.grants) {
             let Some(now) = change.spec.grants.get(uid) else {
-                let updated = grant.phase == GrantPhase::Monitoring && grant.ending.is_none();
-                let gone = !cluster.nodes.contains_key(uid);
-                let step = if updated && !gone {
+                let step = if !cluster.nodes.contains_key(uid) {
+                    Step::Gone
+                } else if grant.phase == GrantPhase::Monitoring && grant.ending.is_none() {
+                    // That it is up to date needs no saying any more.
+                    self.waits.insert(grant.node.clone(), Verdict::UpToDate);
                     Step::Updated
                 } else {
                     Step::Released
                 };
-                self.step(cluster, grant, step);
+                self.step(cluster, uid, grant, step);
                 continue;
             };
             match (&grant.ending, &now.ending) {
@@ -207,37 +228,54 @@ impl Observer for Recorder {
                         Some(reason) => Step::Failed { reason, message },
                         None => Step::Withdrawn { message },
                     };
-                    self.step(cluster, now, step);
+                    self.step(cluster, uid, now, step);
                 }
                 _ if grant.phase == now.phase => {}
-                _ if now.phase == GrantPhase::Drained => self.step(cluster, now, Step::Drained),
-                _ if now.phase == GrantPhase::Monitoring => self.step(cluster, now, Step::Back),
+                _ if now.phase == GrantPhase::Drained => self.step(cluster, uid, now, Step::Drained),
+                _ if now.phase == GrantPhase::Monitoring => self.step(cluster, uid, now, Step::Back),
                 _ => {}
             }
         }
         let known = |uid: &String| before.is_some_and(|ledger| ledger.grants.contains_key(uid));
-        for (_, grant) in change.spec.grants.iter().filter(|(uid, _)| !known(uid)) {
-            let not_after = grant.not_after;
-            self.step(cluster, grant, Step::Granted { not_after });
+        for (uid, grant) in change.spec.grants.iter().filter(|(uid, _)| !known(uid)) {
+            let step = match before {
+                Some(_) => Step::Granted {
+                    not_after: grant.not_after,
+                },
+                None => Step::Rebuilt { phase: grant.phase },
+            };
+            self.step(cluster, uid, grant, step);
         }
     }
 
     fn action(&mut self, cluster: &Cluster, action: &Action) {
         let (name, step, done) = match action {
-            Action::Cordon { node, .. } => (node, Some(Step::Cordoned), "cordoned"),
-            Action::Uncordon { node, .. } => (node, Some(Step::Uncordoned), "uncordoned"),
-            Action::SetShadow { node, .. } => (node, None, "set to Idle"),
+            Action::Cordon { node, .. } => (node, Some(Step::Cordoned), "cordoned without a grant"),
+            Action::Uncordon { node, .. } => (node, Some(Step::Uncordoned), "uncordoned, as it has no grant"),
+            Action::SetShadow { node, spec } => {
+                let before = cluster.node(node).and_then(|node| node.shadow.as_ref());
+                let noted = before.is_some_and(|before| before.spec.failure != spec.failure);
+                let done = if noted {
+                    "its failure is noted"
+                } else {
+                    "set to Idle, as it has no grant"
+                };
+                (node, None, done)
+            }
+            Action::RemoveFinalizer { plan } if cluster.plan(plan).is_some_and(|plan| plan.deleting) => {
+                let (plan, note) = (plan.clone(), "the plan is gone".to_owned());
+                return self.add(cluster, What::Event { plan, note });
+            }
             Action::AddFinalizer { .. } | Action::RemoveFinalizer { .. } => return,
         };
-        let grant = cluster
-            .node(name)
-            .and_then(|node| cluster.world.ledger.as_ref()?.grants.get(&node.uid));
+        let uid = cluster.node(name).map(|node| node.uid.as_str());
+        let grant = uid.and_then(|uid| Some((uid, cluster.world.ledger.as_ref()?.grants.get(uid)?)));
         match (grant, step) {
-            (Some(grant), Some(step)) => self.step(cluster, grant, step),
+            (Some((uid, grant)), Some(step)) => self.step(cluster, uid, grant, step),
             (Some(_), None) => {}
             (None, _) => {
                 let node = name.clone();
-                self.add(cluster, What::Repaired { node, done });
+                self.add(cluster, What::Done { node, done });
             }
         }
     }
@@ -257,14 +295,22 @@ impl Observer for Recorder {
     fn permitted(&mut self, cluster: &Cluster, node: &NodeFacts) {
         let ledger = cluster.world.ledger.as_ref();
         if let Some(grant) = ledger.and_then(|ledger| ledger.grants.get(&node.uid)) {
-            self.step(cluster, grant, Step::Reboots);
+            self.step(cluster, &node.uid, grant, Step::Reboots);
         }
     }
 
     fn happens(&mut self, cluster: &Cluster, what: &Happening) {
         match what {
             Happening::Look => self.look(cluster),
-            what => self.add(cluster, What::Happened(what.to_string())),
+            Happening::Node { node, what } => self.happened(cluster, Some(node), what.to_string()),
+            Happening::Join(machine) => {
+                let text = format!("joins, runs {}", machine.version);
+                self.happened(cluster, Some(&machine.name), text);
+            }
+            Happening::Apply { plan, .. } if cluster.plan(plan).is_some() => {
+                self.happened(cluster, None, format!("plan {plan} is edited"));
+            }
+            what => self.happened(cluster, None, what.to_string()),
         }
     }
 
@@ -304,10 +350,11 @@ fn same(before: &Verdict, now: &Verdict) -> bool {
     }
 }
 
-fn attempt(cluster: &Cluster, grant: &Grant) -> Attempt {
+fn attempt(cluster: &Cluster, uid: &str, grant: &Grant) -> Attempt {
     let plan = cluster.world.plans.iter().find(|plan| plan.uid == grant.plan);
     let entry = || cluster.world.ledger.as_ref()?.plans.get(&grant.plan);
     Attempt {
+        node_uid: uid.to_owned(),
         plan: plan
             .map(|plan| plan.name.clone())
             .or_else(|| entry().map(|entry| entry.name.clone()))
