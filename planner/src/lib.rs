@@ -16,6 +16,7 @@
 //! * `message`: its phase, conditions and message
 //! * `running`: which version a node runs, by the words of its agent and its kubelet
 //! * `rebuild`: the ledger made anew where it was lost
+//! * [`simulate`]: the same function run forward in virtual time over a fleet
 //!
 //! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
 
@@ -31,6 +32,7 @@ mod rebuild;
 mod report;
 mod rollout;
 mod running;
+pub mod simulate;
 pub mod spec;
 mod waves;
 pub mod windows;

@@ -12,6 +12,7 @@ use crate::{
     report::{failed, waiting},
     rollout::Rollout,
     waves::WaveProgress,
+    windows::WindowState,
 };
 
 /// Reasons that follow from what other nodes do: there is nothing that a person could do about them.
@@ -249,7 +250,10 @@ impl View<'_> {
             phase,
             Phase::Progressing | Phase::WaitingForWindow | Phase::Soaking
         );
-        let progressing = moves && (!self.is_unproven() || self.counts.updating > 0);
+        let never_again = phase == Phase::WaitingForWindow
+            && matches!(self.owned.window, WindowState::Closed { next: None });
+        let stuck = self.is_unproven() || never_again;
+        let progressing = moves && (!stuck || self.counts.updating > 0);
         let complete = match (self.completed && invalid.is_none(), failed, skipped) {
             (false, ..) => "InProgress",
             (true, 0, 0) => "AllUpdated",

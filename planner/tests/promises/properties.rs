@@ -126,6 +126,7 @@ fn timing() -> impl Strategy<Value = Timing> {
         stage: seconds(stage),
         drain: seconds(drain),
         reboot: seconds(reboot),
+        ..Timing::default()
     })
 }
 

@@ -10,6 +10,7 @@ use api::{
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::{
     decisions::{Action, Decisions, LedgerChange},
+    simulate::{Cluster, Happening, ToNode},
     world::{NodeFacts, PlanFacts, World},
 };
 use semver::Version;
@@ -33,6 +34,19 @@ pub struct Checker {
 }
 
 impl Checker {
+    /// Before something happens from outside.
+    pub fn happens(&mut self, cluster: &Cluster, what: &Happening) {
+        if let Happening::Node { node, what } = what
+            && let Some(facts) = cluster.node(node)
+        {
+            match what {
+                ToNode::Cordon => drop(self.cordoned_by_admin.insert(facts.uid.clone())),
+                ToNode::Uncordon => drop(self.cordoned_by_admin.remove(&facts.uid)),
+                _ => {}
+            }
+        }
+    }
+
     /// Before the ledger is written.
     pub fn ledger(&mut self, now: DateTime<Utc>, world: &World, change: &LedgerChange) {
         let new = &change.spec;

@@ -1,25 +1,19 @@
-//! A virtual cluster in virtual time around the pure `plan(now, &world)`: no sleeps, no clock, no I/O.
+//! The planner's simulator with the promises checked: no sleeps, no clock, no I/O.
 //!
-//! * [`sim`]: [`Sim`] asks the planner and moves time from event to event
-//! * `apply`: decisions, applied as their contract says
-//! * `node`: what a node and its agent do; `faults`: how long they take, and what goes wrong
-//! * `people`: what happens from outside: edits, deletions, cordons, crashes
+//! * [`sim`]: [`Sim`], a simulated cluster in the words of tests; `people`: what happens from outside
+//! * `watch`: what is looked at whenever the simulator asks the planner or writes
 //! * `check`: the promises, checked at every write, by the `rules` of its own, not the planner's
-//! * `show`: status and history as text, for snapshots and for failures
 #![allow(dead_code, reason = "not every test binary uses all of it")]
 
-mod apply;
-mod check;
-mod faults;
-mod node;
+pub mod check;
 mod people;
 mod rules;
-mod show;
 pub mod sim;
+pub mod watch;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-pub use faults::{Fault, Timing};
+pub use planner::simulate::{Fault, Timing};
 pub use sim::Sim;
 
 /// When every virtual cluster starts: a Sunday morning.

@@ -1,35 +1,34 @@
-//! What happens from outside: people edit and delete, nodes come, go and crash, the ledger is lost.
+//! What happens from outside, in the words of tests.
 
 use api::plan::UpdatePlanSpec;
-use chrono::TimeDelta;
+use planner::simulate::{Happening, ToNode, VirtualNode};
 
-use super::{
-    Fault, Sim, Timing,
-    node::{VirtualNode, set_ready},
-};
+use super::{Fault, Sim, Timing};
 
 impl Sim {
     /// Edits a plan's spec: a new generation.
     pub fn edit(&mut self, plan: &str, change: impl FnOnce(&mut UpdatePlanSpec)) {
-        let facts = self.plan_mut(plan);
-        let before = facts.spec.clone();
-        change(&mut facts.spec);
-        assert_ne!(before, facts.spec, "an edit that changes nothing");
-        facts.generation += 1;
-        self.note(format!("{plan} is edited"));
+        let before = self.plan_facts(plan).spec.clone();
+        let mut spec = before.clone();
+        change(&mut spec);
+        assert_ne!(before, spec, "an edit that changes nothing");
+        let (plan, spec) = (plan.to_owned(), Box::new(spec));
+        self.happens(&Happening::Apply { plan, spec });
     }
 
     /// Deletes a plan: it is gone at once, or once its finalizer is.
     pub fn delete_plan(&mut self, plan: &str) {
-        let facts = self.plan_mut(plan);
-        facts.deleting = true;
-        facts.generation += 1;
-        self.world.plans.retain(|plan| plan.finalizer || !plan.deleting);
-        self.note(format!("{plan} is deleted"));
+        let plan = plan.to_owned();
+        self.happens(&Happening::DeletePlan { plan });
     }
 
     pub fn has_plan(&self, plan: &str) -> bool {
-        self.world.plans.iter().any(|facts| facts.name == plan)
+        self.cluster.plan(plan).is_some()
+    }
+
+    fn node_happens(&mut self, node: &str, what: ToNode) {
+        let node = node.to_owned();
+        self.happens(&Happening::Node { node, what });
     }
 
     /// From now on the fault is there.
@@ -38,37 +37,12 @@ impl Sim {
     }
 
     pub fn break_node_times(&mut self, node: &str, fault: Fault, times: u32) {
-        self.note(format!("{node}: {fault:?}"));
-        let uid = self.facts(node).uid.clone();
-        self.hidden_mut(node).faults.push((fault, times));
-        if fault == Fault::AgentSilent {
-            let now = self.now;
-            let facts = self.facts_mut(node);
-            facts.agent = planner::world::AgentFacts {
-                ready: false,
-                since: Some(now),
-            };
-        }
-        assert!(self.nodes.contains_key(&uid));
+        self.node_happens(node, ToNode::Break(fault, times));
     }
 
     /// The node has no fault any more; where it was down it boots.
     pub fn mend_node(&mut self, node: &str) {
-        self.note(format!("{node} is mended"));
-        let now = self.now;
-        self.hidden_mut(node).faults.clear();
-        let was_down = !self.hidden(node).up;
-        let mut facts = self.facts(node).clone();
-        if was_down {
-            self.hidden_mut(node).come_up(now, &mut facts);
-        } else {
-            set_ready(&mut facts, true, now);
-            facts.agent = planner::world::AgentFacts {
-                ready: true,
-                since: Some(now),
-            };
-        }
-        *self.facts_mut(node) = facts;
+        self.node_happens(node, ToNode::Mend);
     }
 
     pub fn break_every_node(&mut self, fault: Fault) {
@@ -92,65 +66,46 @@ impl Sim {
 
     /// The node's kubelet stops reporting; the node itself goes on.
     pub fn not_ready(&mut self, node: &str) {
-        self.note(format!("{node} is not Ready"));
-        let now = self.now;
-        set_ready(self.facts_mut(node), false, now);
+        self.node_happens(node, ToNode::NotReady);
     }
 
     pub fn ready(&mut self, node: &str) {
-        self.note(format!("{node} is Ready"));
-        let now = self.now;
-        set_ready(self.facts_mut(node), true, now);
+        self.node_happens(node, ToNode::Ready);
     }
 
     /// The node loses power and boots again, into whatever is activated.
     pub fn crash(&mut self, node: &str) {
-        self.note(format!("{node} crashes"));
-        let now = self.now;
-        let mut facts = self.facts(node).clone();
-        self.hidden_mut(node).go_down(now, &mut facts);
-        *self.facts_mut(node) = facts;
+        self.node_happens(node, ToNode::Crash);
     }
 
     /// `kubectl cordon`
     pub fn cordon(&mut self, node: &str) {
-        self.note(format!("an admin cordons {node}"));
-        self.facts_mut(node).unschedulable = true;
-        let uid = self.facts(node).uid.clone();
-        self.checker.cordoned_by_admin.insert(uid);
+        self.node_happens(node, ToNode::Cordon);
     }
 
     /// `kubectl uncordon`
     pub fn uncordon(&mut self, node: &str) {
-        self.note(format!("an admin uncordons {node}"));
-        self.facts_mut(node).unschedulable = false;
-        let uid = self.facts(node).uid.clone();
-        self.checker.cordoned_by_admin.remove(&uid);
+        self.node_happens(node, ToNode::Uncordon);
     }
 
     pub fn delete_node(&mut self, node: &str) {
-        self.note(format!("{node} is deleted"));
-        let uid = self.facts(node).uid.clone();
-        self.world.nodes.retain(|facts| facts.uid != uid);
-        self.nodes.remove(&uid);
-        self.drains.remove(&uid);
+        self.node_happens(node, ToNode::Delete);
     }
 
     /// Another machine takes the node's name.
     pub fn replace_node(&mut self, node: &str) {
-        self.delete_node(node);
-        self.add_node(node, "1.20.3", &[]);
+        let version = "1.20.3".to_owned();
+        self.node_happens(node, ToNode::Replace { version });
     }
 
     /// Somebody deletes the ledger.
     pub fn lose_ledger(&mut self) {
-        self.note("the ledger is lost".to_owned());
-        self.world.ledger = None;
+        self.happens(&Happening::LedgerLost);
     }
 
     /// Every node that is there and every one to come takes so long.
     pub fn timing(mut self, timing: Timing) -> Self {
-        self.timing = timing;
+        self.cluster.timing = timing;
         for node in self.nodes.values_mut() {
             node.timing = timing;
         }
@@ -159,15 +114,14 @@ impl Sim {
 
     /// From now on this node's steps take so long; one that is under way begins again.
     pub fn retime(&mut self, node: &str, change: impl FnOnce(&mut Timing)) {
-        let now = self.now;
-        let hidden = self.hidden_mut(node);
-        change(&mut hidden.timing);
-        hidden.begin_again(now);
+        let mut timing = self.hidden(node).timing;
+        change(&mut timing);
+        self.node_happens(node, ToNode::Retime(timing));
         self.settle();
     }
 
     /// This clock is ahead of the Kubernetes API's.
     pub fn skew(&mut self, seconds: i64) {
-        self.world.clock_skew = Some(TimeDelta::seconds(seconds));
+        self.happens(&Happening::ClockSkew(Some(super::seconds(seconds))));
     }
 }

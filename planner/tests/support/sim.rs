@@ -1,6 +1,8 @@
-//! The virtual cluster: applies decisions as their contract says, and moves time from event to event.
+//! The planner's own simulator ([`Cluster`]) with the promises checked at every write, and with words for tests: what
+//! is not there is a panic here.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
 
 use api::{
     ledger::UpdateLedgerSpec,
@@ -10,48 +12,44 @@ use api::{
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::{
-    decisions::{Action, Decisions, Event},
+    decisions::Decisions,
     plan,
-    world::{NodeFacts, PlanFacts, World},
+    simulate::{Cluster, Happening, VirtualNode, status_text},
+    world::{NodeFacts, PlanFacts},
 };
 
 use super::{
     START,
     check::Checker,
-    faults::Timing,
-    node::{Did, VirtualNode},
     time,
+    watch::{History, Watch, story},
 };
 
-/// A controller, an apiserver and nodes, with a clock that only this moves.
+/// A cluster under the eyes of the checker.
 #[derive(Clone)]
 pub struct Sim {
-    pub now: DateTime<Utc>,
-    /// What the planner is told, and what is stored.
-    pub world: World,
-    /// What it is not told, by node UID.
-    pub nodes: BTreeMap<String, VirtualNode>,
-    pub timing: Timing,
-    /// The drains that run, by node UID.
-    pub drains: BTreeSet<String>,
+    pub cluster: Cluster,
     pub checker: Checker,
-    /// The last decisions.
-    pub last: Decisions,
-    pub events: Vec<Event>,
-    /// Writes to the API so far.
-    pub writes: usize,
     /// The latest of what happened, for failures.
-    pub history: VecDeque<String>,
-    /// Whether only the first write of each answer gets through, as if the controller crashed after each.
-    pub one_write_a_round: bool,
-    pub(super) born: u32,
+    pub history: History,
 }
 
 /// How many events may pass until what a test waits for.
 const STEPS: usize = 5_000;
 
-/// How many rounds without time may pass before the planner is going in circles.
-const ROUNDS: usize = 60;
+impl Deref for Sim {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.cluster
+    }
+}
+
+impl DerefMut for Sim {
+    fn deref_mut(&mut self) -> &mut Cluster {
+        &mut self.cluster
+    }
+}
 
 impl Default for Sim {
     fn default() -> Self {
@@ -62,24 +60,10 @@ impl Default for Sim {
 impl Sim {
     /// An empty cluster with an empty ledger and a clock that is right.
     pub fn new() -> Self {
-        let world = World {
-            ledger: Some(UpdateLedgerSpec::default()),
-            clock_skew: Some(TimeDelta::zero()),
-            ..World::default()
-        };
         Self {
-            now: time(START),
-            world,
-            nodes: BTreeMap::new(),
-            timing: Timing::default(),
-            drains: BTreeSet::new(),
+            cluster: Cluster::new(time(START)),
             checker: Checker::default(),
-            last: Decisions::default(),
-            events: Vec::new(),
-            writes: 0,
             history: VecDeque::new(),
-            one_write_a_round: false,
-            born: 0,
         }
     }
 
@@ -110,39 +94,14 @@ impl Sim {
         self
     }
 
-    /// Adds a node that joins now.
-    pub fn add_node(&mut self, name: &str, version: &str, labels: &[(&str, &str)]) {
-        self.born += 1;
-        let uid = format!("uid-{name}-{}", self.born);
-        let (hidden, mut facts) = VirtualNode::new(name, &uid, version, self.now, self.timing);
-        facts.labels.extend(
-            labels
-                .iter()
-                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
-        );
-        self.nodes.insert(uid, hidden);
-        self.world.nodes.push(facts);
-    }
-
     /// Adds a plan that is created now.
     pub fn apply_plan(&mut self, name: &str, spec: &str) {
-        self.world.plans.push(PlanFacts {
-            name: name.to_owned(),
-            uid: format!("uid-{name}"),
-            generation: 1,
-            created: self.now + TimeDelta::milliseconds(self.world.plans.len() as i64),
-            deleting: false,
-            finalizer: false,
-            spec: read_spec(spec),
-            status: UpdatePlanStatus::default(),
-        });
+        self.cluster.add_plan(name, read_spec(spec));
     }
 
     pub fn plan_facts(&self, name: &str) -> &PlanFacts {
-        self.world
-            .plans
-            .iter()
-            .find(|plan| plan.name == name)
+        self.cluster
+            .plan(name)
             .unwrap_or_else(|| panic!("no plan {name}"))
     }
 
@@ -155,10 +114,8 @@ impl Sim {
     }
 
     pub fn facts(&self, name: &str) -> &NodeFacts {
-        self.world
-            .nodes
-            .iter()
-            .find(|node| node.name == name)
+        self.cluster
+            .node(name)
             .unwrap_or_else(|| panic!("no node {name}"))
     }
 
@@ -240,68 +197,50 @@ impl Sim {
         self.world.ledger.as_ref().expect("the ledger is there")
     }
 
+    /// What happened lately, and how things stand.
+    pub fn story(&self) -> String {
+        story(&self.history, &self.cluster)
+    }
+
+    /// A plan's status as a person reads it.
+    pub fn describe(&self, plan: &str) -> String {
+        status_text(self.status(plan))
+    }
+
+    pub fn note(&mut self, text: String) {
+        super::watch::note(&mut self.history, self.cluster.now, text);
+    }
+
+    /// Lets something happen from outside.
+    pub fn happens(&mut self, what: &Happening) {
+        self.note(what.to_string());
+        self.checker.happens(&self.cluster, what);
+        self.cluster
+            .happens(what)
+            .unwrap_or_else(|problem| panic!("{problem}"));
+    }
+
+    fn watched<T>(&mut self, go: impl FnOnce(&mut Cluster, &mut Watch<'_>) -> T) -> T {
+        let mut watch = Watch::new(&mut self.checker, &mut self.history);
+        go(&mut self.cluster, &mut watch)
+    }
+
     /// Plans and applies until there is nothing left to do at this instant.
     pub fn settle(&mut self) {
-        let mut done: Vec<Action> = Vec::new();
-        for _ in 0..ROUNDS {
-            self.look();
-            let decisions = self.decide();
-            let again: Vec<_> = decisions
-                .actions
-                .iter()
-                .filter(|action| done.contains(action))
-                .collect();
-            assert!(
-                again.is_empty(),
-                "decided again what is done already: {again:?}\n{}",
-                self.story()
-            );
-            let first = if self.one_write_a_round { 1 } else { usize::MAX };
-            done.extend(decisions.actions.iter().take(first).cloned());
-            let applied = self.apply(&decisions);
-            self.last = decisions;
-            if !applied {
-                self.checker.settled(self.now, &self.world, &self.last);
-                return;
-            }
-        }
-        panic!("the planner goes in circles: {:#?}\n{}", self.last, self.story());
+        let settled = self.watched(|cluster, watch| cluster.settle(watch));
+        settled.unwrap_or_else(|circles| panic!("{circles}: {:#?}\n{}", self.last, self.story()));
     }
 
     /// One round: what is decided now, applied. False: nothing was to be done.
     pub fn step(&mut self) -> bool {
-        self.look();
-        let decisions = self.decide();
-        let applied = self.apply(&decisions);
-        self.last = decisions;
-        applied
+        self.watched(|cluster, watch| cluster.step(watch))
     }
 
     /// What is decided now; the same whatever the order in which things are listed.
     pub fn decide(&self) -> Decisions {
         let decisions = plan(self.now, &self.world);
-        let mut shuffled = self.world.clone();
-        shuffled.plans.reverse();
-        shuffled.nodes.reverse();
-        let middle = shuffled.nodes.len() / 3;
-        shuffled.nodes.rotate_left(middle);
-        let other = plan(self.now, &shuffled);
-        assert_eq!(
-            decisions,
-            other,
-            "the order of the world matters\n{}",
-            self.story()
-        );
+        super::watch::order_does_not_matter(&self.cluster, &decisions, || self.story());
         decisions
-    }
-
-    /// Every agent looks at its instruction.
-    fn look(&mut self) {
-        for facts in &self.world.nodes {
-            if let Some(node) = self.nodes.get_mut(&facts.uid) {
-                node.react(self.now, facts);
-            }
-        }
     }
 
     pub fn plan_mut(&mut self, name: &str) -> &mut PlanFacts {
@@ -320,21 +259,10 @@ impl Sim {
             .unwrap_or_else(|| panic!("no node {name}"))
     }
 
-    /// When something happens next: a node does something, or the planner wants to look again.
-    pub fn next(&self) -> Option<DateTime<Utc>> {
-        let nodes = self.nodes.values().filter_map(VirtualNode::next);
-        nodes.chain(self.last.look_again).min()
-    }
-
     /// Moves to `to`, through all that happens until then.
     pub fn run_to(&mut self, to: DateTime<Utc>) {
-        self.settle();
-        while let Some(next) = self.next().filter(|next| *next <= to) {
-            self.advance(next);
-        }
-        if self.now < to {
-            self.advance(to);
-        }
+        let done = self.watched(|cluster, watch| cluster.run_to(to, watch));
+        done.unwrap_or_else(|circles| panic!("{circles}: {:#?}\n{}", self.last, self.story()));
     }
 
     pub fn run_for(&mut self, time: TimeDelta) {
@@ -365,60 +293,13 @@ impl Sim {
 
     fn advance(&mut self, to: DateTime<Utc>) {
         assert!(to >= self.now, "time goes one way: {} to {to}", self.now);
-        self.nothing_is_due_before(to);
-        self.now = to;
-        for facts in &mut self.world.nodes {
-            let Some(node) = self.nodes.get_mut(&facts.uid) else {
-                continue;
-            };
-            let plans = &self.world.plans;
-            if let Did::GotPermit = node.fire(to, facts, &mut self.world.ledger) {
-                self.checker.permit(to, plans, facts, self.world.ledger.as_ref());
-            }
-        }
-        self.settle();
-    }
-
-    /// Looked at between two events, there is nothing to do: `look_again` leaves nothing out.
-    fn nothing_is_due_before(&self, to: DateTime<Utc>) {
-        let gap = to - self.now;
-        if gap <= TimeDelta::milliseconds(2) {
-            return;
-        }
-        for between in [self.now + gap / 2, to - TimeDelta::milliseconds(1)] {
-            let decisions = plan(between, &self.world);
-            let due = if let Some(change) = decisions.ledger {
-                format!("{:#?}", change.events)
-            } else if !decisions.actions.is_empty() || decisions.drains != self.last.drains {
-                format!("{:#?} {:#?}", decisions.actions, decisions.drains)
-            } else if decisions.statuses != self.last.statuses {
-                let mut later = self.clone();
-                later
-                    .world
-                    .plans
-                    .iter_mut()
-                    .zip(&self.world.plans)
-                    .for_each(|(plan, before)| {
-                        let new = decisions
-                            .statuses
-                            .iter()
-                            .find(|status| status.plan == before.name);
-                        plan.status = new.map_or_else(|| before.status.clone(), |new| new.status.clone());
-                    });
-                later.story()
-            } else {
-                continue;
-            };
-            let again = self.last.look_again;
-            panic!(
-                "due at {between} already, but look_again is {again:?}: {due}\n{}",
-                self.story()
-            );
-        }
+        let done = self.watched(|cluster, watch| cluster.advance(to, watch));
+        done.unwrap_or_else(|circles| panic!("{circles}: {:#?}\n{}", self.last, self.story()));
     }
 }
 
-fn read_spec(yaml: &str) -> UpdatePlanSpec {
+/// A spec in YAML as a user writes it; without them it has targetVersion 1.21.0 and takes every node.
+pub fn read_spec(yaml: &str) -> UpdatePlanSpec {
     let mut whole = String::new();
     for (field, default) in [("targetVersion", "\"1.21.0\""), ("nodeSelector", "{}")] {
         if !yaml.contains(&format!("{field}:")) || !yaml.lines().any(|line| line.starts_with(field)) {

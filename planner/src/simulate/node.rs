@@ -7,9 +7,9 @@ use api::{
     },
 };
 use chrono::{DateTime, TimeDelta, Utc};
-use planner::world::{AgentFacts, Blocked, DrainFacts, NodeFacts, ShadowFacts};
 
-use super::faults::{Fault, Timing};
+use super::faults::{Dice, Fault, Rates, Timing};
+use crate::world::{AgentFacts, Blocked, DrainFacts, NodeFacts, ShadowFacts};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
@@ -28,43 +28,57 @@ type Order = (NodeState, Option<String>, Option<u32>);
 /// The truth about a node that the planner does not see.
 #[derive(Clone, Debug)]
 pub struct VirtualNode {
+    /// How long its steps take.
     pub timing: Timing,
+    /// What goes wrong by chance.
+    pub rates: Rates,
+    /// What goes wrong for certain, and how many times more.
     pub faults: Vec<(Fault, u32)>,
+    /// The version it runs.
     pub runs: String,
     /// What its agent reports that it runs, whatever does.
     pub claims: Option<String>,
+    /// The version on the inactive partition.
     pub staged: Option<String>,
+    /// Whether that is booted next.
     pub activated: bool,
+    /// Whether an update has changed settings that are not put back yet.
     pub settings_changed: bool,
+    /// Whether it has power and its kernel runs.
     pub up: bool,
+    /// How many pods run on it that a drain evicts.
     pub pods: u32,
     /// Every reboot: when, and for which run and attempt.
     pub reboots: Vec<(DateTime<Utc>, Option<String>, Option<u32>)>,
+    dice: Dice,
     boots: u32,
     job: Option<(DateTime<Utc>, Job, Order)>,
     drained_at: Option<DateTime<Utc>>,
+    ready_at: Option<DateTime<Utc>>,
     unhealthy_at: Option<DateTime<Utc>>,
 }
 
 /// What a node did that others have to check.
-pub enum Did {
+pub(super) enum Did {
     Nothing,
     GotPermit,
 }
 
-pub const PODS: u32 = 3;
+pub(super) const PODS: u32 = 3;
 
 impl VirtualNode {
     /// A node as the planner sees it, Ready, on `version`, its agent reporting; and what it does not see.
-    pub fn new(
+    pub(super) fn new(
         name: &str,
         uid: &str,
         version: &str,
         now: DateTime<Utc>,
         timing: Timing,
+        seed: u64,
     ) -> (Self, NodeFacts) {
         let hidden = Self {
             timing,
+            rates: Rates::new(),
             faults: Vec::new(),
             runs: version.to_owned(),
             claims: None,
@@ -74,9 +88,11 @@ impl VirtualNode {
             up: true,
             pods: PODS,
             reboots: Vec::new(),
+            dice: Dice::new(seed, uid),
             boots: 1,
             job: None,
             drained_at: None,
+            ready_at: None,
             unhealthy_at: None,
         };
         let label = (
@@ -120,36 +136,46 @@ impl VirtualNode {
         (hidden, facts)
     }
 
+    /// Whether the fault is there.
+    #[must_use]
     pub fn has(&self, fault: Fault) -> bool {
         self.faults
             .iter()
             .any(|(known, left)| *known == fault && *left > 0)
     }
 
-    /// Whether the fault strikes now; it is used up after its times.
+    /// Whether the fault strikes now, for certain or by chance; it is used up after its times.
     fn strikes(&mut self, fault: Fault) -> bool {
         let Some((_, left)) = self
             .faults
             .iter_mut()
             .find(|(known, left)| *known == fault && *left > 0)
         else {
-            return false;
+            return self.chance(fault);
         };
         *left -= 1;
         true
     }
 
+    fn chance(&mut self, fault: Fault) -> bool {
+        self.rates
+            .get(&fault)
+            .copied()
+            .is_some_and(|rate| self.dice.strikes(rate))
+    }
+
     /// When it does something next.
+    #[must_use]
     pub fn next(&self) -> Option<DateTime<Utc>> {
         let job = self.job.as_ref().map(|(due, ..)| *due);
-        [job, self.drained_at, self.unhealthy_at]
+        [job, self.drained_at, self.ready_at, self.unhealthy_at]
             .into_iter()
             .flatten()
             .min()
     }
 
     /// Looks at its instruction and begins what is to be done.
-    pub fn react(&mut self, now: DateTime<Utc>, facts: &NodeFacts) {
+    pub(super) fn react(&mut self, now: DateTime<Utc>, facts: &NodeFacts) {
         let going_down = matches!(self.job, Some((_, Job::GoDown | Job::ComeUp, _)));
         if going_down || !self.up {
             return;
@@ -183,7 +209,7 @@ impl VirtualNode {
     }
 
     /// The step that is under way takes its whole time from now on.
-    pub fn begin_again(&mut self, now: DateTime<Utc>) {
+    pub(super) fn begin_again(&mut self, now: DateTime<Utc>) {
         self.drained_at = self.drained_at.map(|_| now + self.timing.drain);
         match &mut self.job {
             Some((due, Job::ComeUp, _)) => *due = now + self.timing.reboot,
@@ -193,7 +219,7 @@ impl VirtualNode {
     }
 
     /// Begins, goes on with, or stops a drain.
-    pub fn drain(&mut self, now: DateTime<Utc>, ordered: bool, facts: &mut NodeFacts) {
+    pub(super) fn drain(&mut self, now: DateTime<Utc>, ordered: bool, facts: &mut NodeFacts) {
         if !ordered {
             self.drained_at = None;
             facts.drain = None;
@@ -207,7 +233,7 @@ impl VirtualNode {
     }
 
     /// Does what is due.
-    pub fn fire(
+    pub(super) fn fire(
         &mut self,
         now: DateTime<Utc>,
         facts: &mut NodeFacts,
@@ -215,8 +241,10 @@ impl VirtualNode {
     ) -> Did {
         if self.drained_at.is_some_and(|due| due <= now) {
             self.drained_at = None;
-            let blocked = self.has(Fault::DrainBlocked);
+            let blocked = self.has(Fault::DrainBlocked) || self.chance(Fault::DrainBlocked);
             self.pods = u32::from(blocked);
+            // It is tried again: the budget may allow it by then.
+            self.drained_at = blocked.then(|| now + TimeDelta::seconds(30));
             facts.drain = Some(DrainFacts {
                 left: self.pods,
                 blocked: blocked.then(|| Blocked {
@@ -225,6 +253,10 @@ impl VirtualNode {
                     message: "Cannot evict pod as it would violate the pod's disruption budget.".to_owned(),
                 }),
             });
+        }
+        if self.ready_at.is_some_and(|due| due <= now) {
+            self.ready_at = None;
+            set_ready(facts, true, now);
         }
         if self.unhealthy_at.is_some_and(|due| due <= now) {
             self.unhealthy_at = None;
@@ -326,15 +358,17 @@ impl VirtualNode {
         }
     }
 
-    pub fn go_down(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts) {
+    pub(super) fn go_down(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts) {
         self.up = false;
         set_ready(facts, false, now);
         facts.agent = AgentFacts {
             ready: false,
             since: Some(now),
         };
+        self.ready_at = None;
         self.unhealthy_at = None;
-        self.job = (!self.has(Fault::NeverReturns)).then(|| {
+        let stays_down = self.has(Fault::NeverReturns) || self.chance(Fault::NeverReturns);
+        self.job = (!stays_down).then(|| {
             (
                 now + self.timing.reboot,
                 Job::ComeUp,
@@ -343,7 +377,7 @@ impl VirtualNode {
         });
     }
 
-    pub fn come_up(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts) {
+    pub(super) fn come_up(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts) {
         self.up = true;
         self.boots += 1;
         self.job = None;
@@ -356,14 +390,22 @@ impl VirtualNode {
             }
         }
         facts.os_image = os_image(&self.runs);
-        set_ready(facts, true, now);
+        let ready = now + self.timing.ready;
+        if ready > now {
+            self.ready_at = Some(ready);
+        } else {
+            set_ready(facts, true, now);
+        }
+        if self.chance(Fault::AgentSilent) {
+            self.faults.push((Fault::AgentSilent, u32::MAX));
+        }
         facts.agent = AgentFacts {
             ready: !self.has(Fault::AgentSilent),
             since: Some(now),
         };
         self.unhealthy_at = self
             .strikes(Fault::UnhealthyAfterBoot)
-            .then(|| now + TimeDelta::seconds(10));
+            .then(|| ready + TimeDelta::seconds(10));
     }
 
     /// The version that its agent reports.
@@ -415,7 +457,7 @@ fn is_done(shadow: &ShadowFacts) -> bool {
         .is_some_and(|status| acknowledges(status, &shadow.spec))
 }
 
-pub fn set_ready(facts: &mut NodeFacts, ready: bool, now: DateTime<Utc>) {
+pub(super) fn set_ready(facts: &mut NodeFacts, ready: bool, now: DateTime<Utc>) {
     if facts.ready != ready {
         facts.ready = ready;
         facts.ready_changed = Some(now);

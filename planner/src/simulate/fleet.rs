@@ -1,0 +1,79 @@
+//! The description of a fleet: machines in groups, how long their steps take, and how often they fail.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use super::faults::{Rates, Timing};
+
+/// Label of a node's zone.
+const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+
+/// Machines that are alike: `<prefix>1`, `<prefix>2`, ...
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Group {
+    /// What their names begin with.
+    pub prefix: String,
+    /// How many there are. Default 1.
+    #[serde(default = "one")]
+    pub count: u32,
+    /// The version they run at first.
+    pub version: String,
+    /// Their zone.
+    #[serde(default)]
+    pub zone: Option<String>,
+    /// Further labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Whether they carry the label of nodes that take part. Default true.
+    #[serde(default = "yes")]
+    pub takes_part: bool,
+    /// How long their steps take.
+    #[serde(default)]
+    pub timing: Timing,
+    /// How often they fail.
+    #[serde(default)]
+    pub rates: Rates,
+}
+
+/// One machine.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Machine {
+    /// The node's name.
+    pub name: String,
+    /// The version it runs at first.
+    pub version: String,
+    /// Its labels, besides the one of nodes that take part.
+    pub labels: BTreeMap<String, String>,
+    /// Whether it carries that.
+    pub takes_part: bool,
+    /// How long its steps take.
+    pub timing: Timing,
+    /// How often it fails.
+    pub rates: Rates,
+}
+
+impl Group {
+    /// The machines of the group.
+    pub fn machines(&self) -> impl Iterator<Item = Machine> {
+        let mut labels = self.labels.clone();
+        labels.extend(self.zone.iter().map(|zone| (ZONE_LABEL.to_owned(), zone.clone())));
+        (1..=self.count).map(move |number| Machine {
+            name: format!("{}{number}", self.prefix),
+            version: self.version.clone(),
+            labels: labels.clone(),
+            takes_part: self.takes_part,
+            timing: self.timing,
+            rates: self.rates.clone(),
+        })
+    }
+}
+
+const fn one() -> u32 {
+    1
+}
+
+const fn yes() -> bool {
+    true
+}
