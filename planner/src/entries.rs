@@ -8,7 +8,7 @@ use api::{
 };
 use chrono::{DateTime, Utc};
 
-use crate::{owners::Owned, plan::Planning, waves, world::PlanFacts};
+use crate::{owners::Owned, pace, plan::Planning, waves, world::PlanFacts};
 
 /// Records the plan as it is now: its generation, whether it is paused or being deleted, and, where the target has
 /// changed, a new run.
@@ -20,7 +20,10 @@ pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
     let entry = match (same_run, target) {
         (Some(entry), _) => entry.clone(),
         (None, Some(target)) if !facts.deleting => {
-            let entry = new_run(facts, target, planning.now);
+            let mut entry = new_run(facts, target, planning.now);
+            if let Some(before) = recorded {
+                entry.durations.clone_from(&before.durations);
+            }
             let note = format!(
                 "run {} starts: {} nodes, target {}",
                 entry.run,
@@ -70,6 +73,7 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         open_wave: 0,
         open_wave_name: String::new(),
         failed: Vec::new(),
+        durations: pace::remembered(&facts.status),
     }
 }
 

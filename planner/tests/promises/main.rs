@@ -8,6 +8,7 @@ mod failures;
 mod hazards;
 mod nodes;
 mod ownership;
+mod pace;
 mod properties;
 mod recovery;
 mod rollout;

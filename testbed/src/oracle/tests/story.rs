@@ -80,6 +80,7 @@ impl Story {
             open_wave: 0,
             open_wave_name: String::new(),
             failed: Vec::new(),
+            durations: Vec::new(),
         };
         let spec = UpdateLedgerSpec {
             plans: [(PLAN.into(), entry)].into(),
