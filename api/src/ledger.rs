@@ -84,6 +84,10 @@ pub struct PlanEntry {
     /// those that are gone by now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<String>,
+    /// durations: how many seconds the plan's last nodes took from grant to the end of their monitoring, the oldest
+    /// first; at most 50. Kept from run to run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub durations: Vec<u32>,
 }
 
 /// How far a grant is.
@@ -432,6 +436,7 @@ mod tests {
             open_wave_name: String::new(),
             releasing: None,
             failed: Vec::new(),
+            durations: Vec::new(),
         };
         let mut ledger = UpdateLedgerSpec {
             plans: [("plan-uid".into(), entry)].into(),

@@ -72,8 +72,9 @@ pub struct UpdatePlanSpec {
         .message("maintenanceWindows must have different names").reason(Reason::FieldValueInvalid))]
     pub maintenance_windows: Vec<MaintenanceWindow>,
 
-    /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring. No node is granted
-    /// that would not finish before the window closes. Default 20m; 1s to 24h.
+    /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring, until the plan has
+    /// learned it from nodes of its own (`status.nodeDuration`). No node is granted that would not finish before the
+    /// window closes. Default 20m; 1s to 24h.
     #[serde(default = "twenty_minutes")]
     #[x_kube(validation = within("expectedNodeDuration", "1s", "24h"))]
     pub expected_node_duration: Span,
@@ -362,6 +363,14 @@ pub struct UpdatePlanStatus {
     /// window: whether nodes may be disrupted now, and when that changes. None where the plan has no windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowStatus>,
+    /// estimatedCompletion: when the last node will be done if all goes on as it does, inside the plan's windows, to the
+    /// minute. None where that depends on something other than time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub estimated_completion: Option<DateTime<Utc>>,
+    /// nodeDuration: how long the plan's nodes have taken from grant to the end of their monitoring. Nothing is granted
+    /// that would not finish in the window within p90, or, before there are samples, within `expectedNodeDuration`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_duration: Option<NodeDuration>,
     /// active: the nodes that are being updated, with what each does; at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub active: Vec<ActiveNode>,
@@ -371,6 +380,9 @@ pub struct UpdatePlanStatus {
     /// failed: the nodes that failed, with the reason; at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedNode>,
+    /// history: the runs before this one, the last first; at most 5.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub history: Vec<PastRun>,
 }
 
 /// One word for where a plan is.
@@ -407,6 +419,35 @@ pub struct Run {
     /// completedAt: when it was complete; it stays so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<DateTime<Utc>>,
+}
+
+/// How long a plan's nodes take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeDuration {
+    /// p50: half of the nodes took no longer.
+    pub p50: Span,
+    /// p90: nine nodes of ten took no longer.
+    pub p90: Span,
+    /// samples: how many nodes that was learned from, the last 50 at most.
+    pub samples: u32,
+}
+
+/// A run that is over.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PastRun {
+    /// id: names the run.
+    pub id: String,
+    /// target: its version.
+    pub target: String,
+    /// startedAt: when it started.
+    pub started_at: DateTime<Utc>,
+    /// endedAt: when it was complete, or the next run took its place.
+    pub ended_at: DateTime<Utc>,
+    /// outcome: the reason of its condition `Complete`, or `Superseded` where it was not complete.
+    pub outcome: String,
+    /// nodes: how many nodes were where in the end.
+    pub nodes: NodeCounts,
 }
 
 /// How many nodes are where.

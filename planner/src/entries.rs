@@ -10,6 +10,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     owners::Owned,
+    pace,
     plan::Planning,
     waves,
     world::{PlanFacts, World},
@@ -35,7 +36,10 @@ pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
     let entry = match (same_run, target) {
         (Some(entry), _) => entry.clone(),
         (None, Some(target)) if !facts.deleting => {
-            let entry = new_run(facts, target, planning.now);
+            let mut entry = new_run(facts, target, planning.now);
+            if let Some(before) = recorded {
+                entry.durations.clone_from(&before.durations);
+            }
             let note = format!(
                 "run {} starts: {} nodes, target {}",
                 entry.run,
@@ -45,8 +49,12 @@ pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
             planning.event(&facts.name, None, "RunStarted", note, false);
             entry
         }
-        // Invalid from the start, or on its way out: there is nothing that could be granted.
-        (None, _) => return,
+        // On its way out with another target: that it is deleted is recorded all the same.
+        (None, _) => match recorded {
+            Some(entry) => entry.clone(),
+            // Invalid from the start, or deleted before it was known: there is nothing that could be granted.
+            None => return,
+        },
     };
     let paused = facts.deleting || owned.valid.as_ref().map_or(entry.paused, |valid| valid.paused);
     let entry = PlanEntry {
@@ -86,6 +94,7 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         open_wave_name: String::new(),
         releasing: None,
         failed: Vec::new(),
+        durations: pace::remembered(&facts.status),
     }
 }
 

@@ -10,6 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     owners::Owned,
+    pace::Pace,
     plan::{MAX_CLOCK_SKEW, Planning},
     rollout::{Rollout, unavailable},
     spec::ValidPlan,
@@ -49,7 +50,8 @@ pub(crate) fn grant_next(
         (assignment.wave_of[*i], waves::rank(&entry.run, uid), uid.clone())
     });
     let clock = clock_verdict(planning);
-    let closed = window_verdict(planning, rollout.owned, valid);
+    let needs = Pace::of(valid, entry).needs;
+    let closed = window_verdict(planning, rollout.owned, valid, needs);
     let mut down = rollout.unavailable.clone();
     let mut down_in_wave: HashMap<usize, Vec<String>> = HashMap::new();
     for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
@@ -171,18 +173,23 @@ fn clock_verdict(planning: &Planning<'_>) -> Option<Verdict> {
 }
 
 /// Why no node can be granted now, as far as the plan's windows go.
-fn window_verdict(planning: &mut Planning<'_>, owned: &Owned<'_>, valid: &ValidPlan) -> Option<Verdict> {
+fn window_verdict(
+    planning: &mut Planning<'_>,
+    owned: &Owned<'_>,
+    valid: &ValidPlan,
+    needs: TimeDelta,
+) -> Option<Verdict> {
     match &owned.window {
         WindowState::Always => None,
         WindowState::Open { closes, .. } => {
             planning.wake(*closes);
-            let last_start = *closes - valid.node_duration;
+            let last_start = *closes - needs;
             if planning.now <= last_start {
                 planning.wake(last_start + TimeDelta::milliseconds(1));
                 return None;
             }
             Some(Verdict::WontFitInWindow {
-                needs_seconds: valid.node_duration.num_seconds(),
+                needs_seconds: needs.num_seconds(),
                 closes: *closes,
                 opens: valid
                     .windows
@@ -195,10 +202,10 @@ fn window_verdict(planning: &mut Planning<'_>, owned: &Owned<'_>, valid: &ValidP
             if let Some(opens) = opens {
                 planning.wake(opens);
                 if let WindowState::Open { closes, .. } = valid.windows.at(opens)
-                    && closes - opens < valid.node_duration
+                    && closes - opens < needs
                 {
                     return Some(Verdict::WindowTooShort {
-                        needs_seconds: valid.node_duration.num_seconds(),
+                        needs_seconds: needs.num_seconds(),
                         window_seconds: (closes - opens).num_seconds(),
                         opens,
                     });

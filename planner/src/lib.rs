@@ -12,6 +12,8 @@
 //! * `rollout`: one plan's nodes and waves, and the order in which things are decided
 //! * `failures`: which nodes have failed, and when that halts the plan
 //! * `grants`: the next grants, and why every other node waits
+//! * `pace`: how long nodes take, learned from those that were updated
+//! * `estimate`: when the last node will be done
 //! * `report`: one plan's status
 //! * `message`: its phase, conditions and message
 //! * `running`: which version a node runs, by the words of its agent and its kubelet
@@ -22,11 +24,13 @@
 
 pub mod decisions;
 mod entries;
+mod estimate;
 mod failures;
 mod grants;
 mod machine;
 mod message;
 mod owners;
+mod pace;
 mod plan;
 mod rebuild;
 mod report;

@@ -11,7 +11,7 @@ use crate::{
     entries,
     machine::{self, Change, Granted},
     owners::{self, Owned},
-    rebuild, report, rollout,
+    pace, rebuild, report, rollout,
     spec::Limits,
     windows::WindowState,
     world::{NodeFacts, World},
@@ -245,6 +245,9 @@ impl<'a> Planning<'a> {
             Change::Release { updated } => {
                 self.ledger.release(uid);
                 if updated {
+                    if let Some(entry) = self.ledger.plans.get_mut(&grant.plan) {
+                        pace::learn(entry, self.now - grant.granted_at);
+                    }
                     let note = format!(
                         "node {} is updated from {} to {}",
                         grant.node, grant.from, grant.to

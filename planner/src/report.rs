@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use api::{
-    ledger::Grant,
+    ledger::{Grant, PlanEntry},
     plan::{
-        ActiveNode, FailedNode, NodeCounts, Phase, Run, UpdatePlanStatus, WaitingNodes, WavePhase,
-        WaveStatus, WindowStatus,
+        ActiveNode, FailedNode, NodeCounts, PastRun, Phase, Run, UpdatePlanStatus, WaitingNodes, WavePhase,
+        WaveStatus, WindowStatus, condition,
     },
     verdict::{Verdict, instant},
 };
@@ -15,6 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{
     message::{View, second},
     owners::Owned,
+    pace,
     plan::Planning,
     rollout::Rollout,
     spec::ValidPlan,
@@ -24,6 +25,10 @@ use crate::{
 
 /// Nodes named in `active` and `failed`.
 const NAMED: usize = 20;
+/// Runs told of in `history`.
+const PAST_RUNS: usize = 5;
+/// The outcome of a run whose target was changed before it was complete.
+const SUPERSEDED: &str = "Superseded";
 /// Nodes named for each reason in `waiting`.
 const NAMED_WAITING: usize = 5;
 
@@ -86,10 +91,40 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         window: (!over && !matches!(phase, Phase::Paused | Phase::Halted))
             .then(|| window(owned))
             .flatten(),
+        estimated_completion: rollout.estimate,
+        node_duration: entry.and_then(|entry| pace::learned(&entry.durations)),
         active,
         waiting: waiting(rollout),
         failed: failed(rollout),
+        history: history(before, entry),
     }
+}
+
+/// The runs before this one; the one that the status still speaks of is the last of them once another has started.
+fn history(before: &UpdatePlanStatus, entry: Option<&PlanEntry>) -> Vec<PastRun> {
+    let over = before
+        .run
+        .as_ref()
+        .zip(entry)
+        .filter(|(run, entry)| run.id != entry.run);
+    let over = over.map(|(run, entry)| {
+        let complete = before
+            .conditions
+            .iter()
+            .find(|c| c.type_ == condition::COMPLETE && c.status == "True");
+        PastRun {
+            id: run.id.clone(),
+            target: run.target.clone(),
+            started_at: run.started_at,
+            ended_at: run.completed_at.unwrap_or_else(|| second(entry.started_at)),
+            outcome: complete.map_or_else(|| SUPERSEDED.to_owned(), |complete| complete.reason.clone()),
+            nodes: before.nodes,
+        }
+    });
+    over.into_iter()
+        .chain(before.history.iter().cloned())
+        .take(PAST_RUNS)
+        .collect()
 }
 
 fn number(n: usize) -> u32 {

@@ -1,11 +1,12 @@
 //! One plan's rollout: what every node is to it, which wave is open, and in which order things are decided.
 
 use api::{ledger::PlanEntry, shadow::NodeState, verdict::Verdict};
+use chrono::{DateTime, Utc};
 use semver::Version;
 
 use crate::{
     decisions::{Action, NodeVerdict},
-    failures, grants, machine,
+    estimate, failures, grants, machine,
     owners::Owned,
     plan::Planning,
     running::{Running, running},
@@ -32,6 +33,8 @@ pub(crate) struct Rollout<'a> {
     /// How many nodes have failed after their retries, as the threshold counts them.
     pub failed: usize,
     pub threshold: usize,
+    /// When the last node will be done.
+    pub estimate: Option<DateTime<Utc>>,
 }
 
 impl Rollout<'_> {
@@ -82,6 +85,7 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         starting: Vec::new(),
         failed: 0,
         threshold: valid.map_or(1, |v| v.threshold.at_least(owned.nodes.len()).max(1)),
+        estimate: None,
     };
     let (Some(valid), Some(mut entry)) = (valid, entry) else {
         let problem = owned.valid.as_ref().err().map(ToString::to_string);
@@ -142,8 +146,9 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
             plan: facts.name.clone(),
         });
     }
-    planning.ledger.plans.insert(facts.uid.clone(), entry);
     rollout.waves = Some(assignment);
+    rollout.estimate = estimate::completion(planning, &rollout, valid, &entry);
+    planning.ledger.plans.insert(facts.uid.clone(), entry);
     rollout
 }
 

@@ -10,6 +10,7 @@ mod lag;
 mod lies;
 mod nodes;
 mod ownership;
+mod pace;
 mod properties;
 mod recovery;
 mod rollout;

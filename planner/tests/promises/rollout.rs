@@ -12,7 +12,7 @@ const THREE_WAVES: &str = "
 maxUnavailable: 25%
 expectedNodeDuration: 10m
 maintenanceWindows:
-- {name: morning, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:35:00Z}
+- {name: morning, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:26:00Z}
 - {name: evening, start: 2026-11-22T20:00:00Z, end: 2026-11-22T23:00:00Z}
 waves:
 - {name: canary, size: 1, soak: 5m}

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
-    ledger::{Grant, GrantPhase, UpdateLedgerSpec},
+    ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec},
     plan::UpdatePlanStatus,
     shadow::{BottlerocketShadowSpec, FailureReason, NodeState, acknowledges},
 };
@@ -31,6 +31,8 @@ pub struct Checker {
     /// When the last node of a wave was updated, by run and wave.
     proven: BTreeMap<(String, String), DateTime<Utc>>,
     permits: BTreeSet<(String, String, u32)>,
+    /// How many seconds each plan's nodes took, by plan UID.
+    took: BTreeMap<String, Vec<u32>>,
 }
 
 impl Checker {
@@ -64,10 +66,13 @@ impl Checker {
         }
         let Some(old) = &world.ledger else {
             assert!(!change.grants, "grants in a ledger that is made anew");
+            let known = |(uid, entry): (&String, &PlanEntry)| (uid.clone(), entry.durations.clone());
+            self.took = new.plans.iter().map(known).collect();
             return;
         };
         self.count_failures(world, new);
         self.order(now, world, old, new);
+        self.learn(now, world, old, new);
         let made: Vec<_> = new
             .grants
             .iter()
@@ -157,9 +162,10 @@ impl Checker {
         let closes =
             open_until(&plan.spec, now).unwrap_or_else(|| panic!("S4: {who} granted outside a window"));
         if let Some(closes) = closes {
+            let needs = self.needs(plan);
             assert!(
-                now + plan.spec.expected_node_duration.delta() <= closes,
-                "S4: {who} does not fit before {closes}"
+                now + needs <= closes,
+                "S4: {who} needs {needs}, and does not fit before {closes}"
             );
         }
         assert!(
@@ -181,6 +187,47 @@ impl Checker {
             "S10: {who} in a wave that has not started"
         );
         self.granted.push((now, node.name.clone(), grant.clone()));
+    }
+
+    /// How long each node took whose grant is over.
+    fn learn(&mut self, now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &UpdateLedgerSpec) {
+        for (uid, grant) in &old.grants {
+            let over = !new.grants.contains_key(uid) && node_of(world, uid).is_some();
+            if over && grant.phase == GrantPhase::Monitoring && grant.ending.is_none() {
+                let took = (now - grant.granted_at).num_milliseconds();
+                let known = self.took.entry(grant.plan.clone()).or_default();
+                known.push(u32::try_from((took + 999) / 1000).unwrap());
+                if known.len() > 50 {
+                    known.remove(0);
+                }
+            }
+        }
+    }
+
+    /// How much of a window a grant of the plan needs: as long as nine of ten nodes took no longer than.
+    fn needs(&self, plan: &PlanFacts) -> TimeDelta {
+        let spec = &plan.spec;
+        let Some(took) = self.took.get(&plan.uid).filter(|took| !took.is_empty()) else {
+            return spec.expected_node_duration.delta();
+        };
+        let enough =
+            |seconds: u32| took.iter().filter(|took| **took <= seconds).count() * 10 >= took.len() * 9;
+        let p90 = took
+            .iter()
+            .copied()
+            .filter(|seconds| enough(*seconds))
+            .min()
+            .unwrap();
+        let steps = [
+            spec.timeouts.stage,
+            spec.drain.timeout,
+            spec.timeouts.reboot,
+            spec.monitoring.timeout,
+        ];
+        let longest = steps
+            .iter()
+            .fold(TimeDelta::zero(), |sum, step| sum + step.delta());
+        TimeDelta::seconds(p90.into()).min(longest)
     }
 
     /// S1, for a plan that has just granted.

@@ -53,13 +53,16 @@ impl Check for Timing {
                     now.at,
                     format!("node {} was granted outside a window", grant.node),
                 );
-            } else if !fitted(plan.spec.expected_node_duration.delta()) {
-                let needed = plan.spec.expected_node_duration;
-                let message = format!(
-                    "node {} was granted less than {needed} before the window closes",
-                    grant.node
-                );
-                report.add(Promise::S4, now.at, message);
+            } else {
+                let needed = now.tracks.needs(plan, &grant.plan, change, now.state);
+                if !fitted(needed) {
+                    let message = format!(
+                        "node {} was granted less than {} s before the window closes",
+                        grant.node,
+                        needed.num_seconds()
+                    );
+                    report.add(Promise::S4, now.at, message);
+                }
             }
         }
         for (_, before, after) in &change.kept {

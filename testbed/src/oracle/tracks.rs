@@ -8,14 +8,14 @@ use api::{
     ledger::Grant,
     shadow::{FailureReason, NodeState},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::Node;
 
 use super::case::Case;
 use super::changes::LedgerChange;
 use super::nodes::{is_available, is_ready, owner_uid};
 use super::runs::{Failures, Run, RunKey};
-use super::{STALE, selectors};
+use super::{LAG, STALE, selectors};
 use crate::history::{Change, Pair, State, Step, key};
 
 /// A live node's condition.
@@ -39,6 +39,8 @@ pub struct Tracks {
     lost: BTreeMap<String, Grant>,
     /// When each node's last grant was released, by UID.
     last_release_of: BTreeMap<String, DateTime<Utc>>,
+    /// How long each plan's nodes took from grant to release, by plan UID.
+    took: BTreeMap<String, Vec<TimeDelta>>,
     nothing: Run,
 }
 
@@ -141,6 +143,8 @@ impl Tracks {
             self.last_release_of.insert(uid.clone(), state.at);
             let run = (grant.plan.clone(), grant.run.clone());
             if LedgerChange::succeeded(uid, grant, state) {
+                let took = self.took.entry(grant.plan.clone()).or_default();
+                took.push(state.at - grant.granted_at);
                 *self
                     .runs
                     .entry(run.clone())
@@ -280,6 +284,26 @@ impl Tracks {
             .collect()
     }
 
+    /// How much of a window a grant of the plan needs at the least, by its last fifty nodes: as long as nine of ten took
+    /// no longer than, and as long as its spec says before there were any. What the same write releases may count.
+    #[must_use]
+    pub fn needs(&self, plan: &UpdatePlan, uid: &str, change: &LedgerChange, state: &State) -> TimeDelta {
+        let before = self.took.get(uid).map_or(&[][..], Vec::as_slice);
+        let released = change
+            .released
+            .iter()
+            .filter(|(node, grant)| grant.plan == uid && LedgerChange::succeeded(node, grant, state));
+        let released = released.map(|(_, grant)| state.at - grant.granted_at);
+        let after: Vec<TimeDelta> = before.iter().copied().chain(released).collect();
+        let expected = plan.spec.expected_node_duration.delta();
+        // Both are by the recorder's clock, which is late by up to its lag.
+        [before, after.as_slice()]
+            .map(|took| ninth_of_ten(took).map_or(expected, |took| took - LAG))
+            .into_iter()
+            .min()
+            .unwrap_or(expected)
+    }
+
     /// What a run has come to so far.
     #[must_use]
     pub fn run(&self, plan: &str, run: &str) -> &Run {
@@ -287,4 +311,12 @@ impl Tracks {
             .get(&(plan.to_owned(), run.to_owned()))
             .unwrap_or(&self.nothing)
     }
+}
+
+/// What nine of ten of the last fifty took no longer than.
+fn ninth_of_ten(took: &[TimeDelta]) -> Option<TimeDelta> {
+    let mut last: Vec<TimeDelta> = took.iter().rev().take(50).copied().collect();
+    last.sort_unstable();
+    let beyond = last.len() / 10;
+    last.iter().rev().nth(beyond).copied()
 }

@@ -74,7 +74,7 @@ async fn twelve_nodes_in_windows_and_waves_and_what_kubectl_shows() {
         "expectedNodeDuration": "10s",
         "maxUnavailable": "50%",
         "waves": [
-            {"name": "canary", "size": 1, "soak": "3s"},
+            {"name": "canary", "size": 1, "soak": "8s"},
             {"name": "dev", "nodeSelector": {"matchLabels": {"tier": "dev"}}, "maxUnavailable": 2, "soak": "1s"},
             {"name": "rest"},
         ],

@@ -276,6 +276,24 @@ fn s4_a_grant_that_does_not_fit_is_seen() {
 }
 
 #[test]
+fn s4_a_grant_that_does_not_fit_by_the_nodes_before_is_seen() {
+    let story = |took: i64| {
+        let mut story = unfinished(&["a", "b"], windowed(500));
+        story.grant("a");
+        story.wait(took);
+        story.empty("a");
+        story.permit("a");
+        story.complete("a");
+        // Less than the first node took, and more than the spec expects.
+        story.wait(360 - took);
+        story.grant("b");
+        story
+    };
+    story(200).breaks(Promise::S4, "before the window closes");
+    story(0).is_clean();
+}
+
+#[test]
 fn s4_a_cordon_after_the_close_is_seen() {
     let mut story = unfinished(&["a"], windowed(125));
     story.grant("a");

@@ -81,6 +81,7 @@ impl Story {
             open_wave_name: String::new(),
             releasing: None,
             failed: Vec::new(),
+            durations: Vec::new(),
         };
         let spec = UpdateLedgerSpec {
             plans: [(PLAN.into(), entry)].into(),

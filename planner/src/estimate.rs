@@ -1,0 +1,169 @@
+//! When the last node will be done, if all goes on as it does.
+
+use api::{ledger::PlanEntry, verdict::Verdict};
+use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
+
+use crate::{
+    pace::Pace,
+    plan::Planning,
+    rollout::Rollout,
+    spec::ValidPlan,
+    waves::{Member, Place},
+    windows::{WindowState, Windows},
+};
+
+/// How many windows the rest of a rollout may take until nothing is said of its end.
+const WINDOWS: usize = 100;
+
+/// When the plan will be complete, rounded up to the minute. None where that depends on something other than time: a
+/// person, a failed node, a window that never opens. It follows from instants that are stored, not from the time it is
+/// asked at, so that waiting changes nothing.
+pub(crate) fn completion(
+    planning: &mut Planning<'_>,
+    rollout: &Rollout<'_>,
+    valid: &ValidPlan,
+    entry: &PlanEntry,
+) -> Option<DateTime<Utc>> {
+    let assignment = rollout.waves.as_ref()?;
+    let members = || {
+        rollout
+            .members
+            .iter()
+            .zip(&rollout.verdicts)
+            .zip(&assignment.wave_of)
+    };
+    if entry.paused || entry.halted || !members().any(|(member, _)| moves_by_itself(member)) {
+        return None;
+    }
+    let pace = Pace::of(valid, entry);
+    let granted = rollout
+        .members
+        .iter()
+        .filter(|member| member.place == Place::Granted)
+        .count();
+    let others = rollout.unavailable.len() - granted;
+    let places = rollout
+        .max_unavailable
+        .checked_sub(others)
+        .filter(|left| *left > 0)?;
+    let mut under_way = vec![Vec::new(); valid.waves.len()];
+    for ((member, _), of) in members() {
+        if let Some(grant) = planning.ledger.grants.get(&member.node.uid) {
+            under_way[*of].push(done_at(planning.now, grant.granted_at, &pace)?);
+        }
+    }
+    let first_done = under_way.iter().flatten().min().copied();
+    if let Some(first_done) = first_done {
+        planning.wake(first_done);
+    }
+    let mut at = planning.now;
+    for (index, (wave, progress)) in valid.waves.iter().zip(&assignment.waves).enumerate() {
+        let of_wave = || {
+            members()
+                .filter(|(_, of)| **of == index)
+                .map(|(member, _)| member)
+        };
+        let turns = of_wave().filter(|(member, verdict)| {
+            member.place == Place::Waiting && verdict.as_ref().is_none_or(is_in_turn)
+        });
+        let (waiting, first_try) = turns.fold((0, None), |(waiting, first), (_, verdict)| match verdict {
+            Some(Verdict::Backoff { until }) => (
+                waiting + 1,
+                Some(first.map_or(*until, |first| (*until).min(first))),
+            ),
+            _ => (waiting + 1, first),
+        });
+        if waiting + under_way[index].len() == 0 {
+            // What it still soaks is wall time.
+            at = at.max(progress.soak_until(wave.soak).unwrap_or(at));
+            continue;
+        }
+        let limit = wave
+            .max_unavailable
+            .map_or(places, |max| max.at_most(progress.nodes).min(places));
+        let last = under_way[index].iter().max().copied();
+        if waiting > 0 {
+            // A place is free when the first node is done, in whatever wave.
+            let from = first_done.or(first_try).map_or(at, |from| from.max(at));
+            let batches = i64::try_from(waiting.div_ceil(limit)).ok()?;
+            at = batches_end(&valid.windows, from, batches, &pace)?;
+        }
+        at = last.map_or(at, |last| last.max(at)) + wave.soak;
+    }
+    at.checked_add_signed(TimeDelta::seconds(59))?
+        .duration_trunc(TimeDelta::minutes(1))
+        .ok()
+}
+
+/// When a node that was granted then will be done: as most nodes are; if it is not, as nine of ten are; and if it is
+/// not even then, when its time is over.
+fn done_at(now: DateTime<Utc>, granted_at: DateTime<Utc>, pace: &Pace) -> Option<DateTime<Utc>> {
+    [pace.typical, pace.needs, pace.longest]
+        .iter()
+        .map(|takes| granted_at + *takes)
+        .find(|done| *done > now)
+}
+
+/// Whether a node is being updated, or waits for time alone.
+fn moves_by_itself((member, verdict): (&Member<'_>, &Option<Verdict>)) -> bool {
+    let waits_for_time = || {
+        verdict.as_ref().is_none_or(|verdict| {
+            matches!(
+                verdict,
+                Verdict::OutsideWindow { opens: Some(_) }
+                    | Verdict::WontFitInWindow { opens: Some(_), .. }
+                    | Verdict::Soaking { .. }
+                    | Verdict::Backoff { .. }
+            )
+        })
+    };
+    member.place == Place::Granted || (member.place == Place::Waiting && waits_for_time())
+}
+
+/// Whether a node that waits will have its turn as the rollout goes on.
+fn is_in_turn(verdict: &Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::OutsideWindow { .. }
+            | Verdict::WontFitInWindow { .. }
+            | Verdict::WaveNotReached { .. }
+            | Verdict::Soaking { .. }
+            | Verdict::BudgetSpent { .. }
+            | Verdict::Backoff { .. }
+            | Verdict::Resetting
+    )
+}
+
+/// When so many batches, one after the other from `from` on, are done inside the windows.
+fn batches_end(
+    windows: &Windows,
+    from: DateTime<Utc>,
+    mut batches: i64,
+    pace: &Pace,
+) -> Option<DateTime<Utc>> {
+    let mut at = from;
+    let after = |at: DateTime<Utc>, batches: i64| {
+        let milliseconds = pace.typical.num_milliseconds().checked_mul(batches)?;
+        at.checked_add_signed(TimeDelta::try_milliseconds(milliseconds)?)
+    };
+    for _ in 0..WINDOWS {
+        match windows.at(at) {
+            WindowState::Always => return after(at, batches),
+            WindowState::Open { closes, .. } => {
+                let last_start = closes - pace.needs;
+                let fit = if last_start < at {
+                    0
+                } else {
+                    (last_start - at).num_milliseconds() / pace.typical.num_milliseconds() + 1
+                };
+                if fit >= batches {
+                    return after(at, batches);
+                }
+                batches -= fit;
+                at = closes;
+            }
+            WindowState::Closed { next } => at = next?.0,
+        }
+    }
+    None
+}

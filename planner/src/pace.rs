@@ -1,0 +1,81 @@
+//! How long a plan's nodes take, learned from those that it has updated.
+
+use api::{
+    ledger::PlanEntry,
+    plan::{NodeDuration, UpdatePlanStatus},
+    quantity::Span,
+};
+use chrono::TimeDelta;
+
+use crate::spec::{Limits, ValidPlan};
+
+/// How many nodes the plan learns from: so many that one in ten is some, and so few that it follows a change.
+const SAMPLES: usize = 50;
+
+/// How long the next node will take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pace {
+    /// Most probably.
+    pub typical: TimeDelta,
+    /// So long that nine of ten are done: what must be left of a window for a grant.
+    pub needs: TimeDelta,
+    /// Longer than that it has failed.
+    pub longest: TimeDelta,
+}
+
+impl Pace {
+    /// As the plan has learned it; before that, as its spec says.
+    pub fn of(valid: &ValidPlan, entry: &PlanEntry) -> Self {
+        let longest = longest(&valid.limits);
+        let (typical, needs) = learned(&entry.durations).map_or(
+            (valid.node_duration, valid.node_duration),
+            |NodeDuration { p50, p90, .. }| (p50.delta().min(longest), p90.delta().min(longest)),
+        );
+        Self {
+            typical: typical.max(TimeDelta::seconds(1)),
+            needs,
+            longest,
+        }
+    }
+}
+
+fn longest(limits: &Limits) -> TimeDelta {
+    limits.stage + limits.drain + limits.reboot + limits.monitoring
+}
+
+/// Takes in how long a node took.
+pub(crate) fn learn(entry: &mut PlanEntry, took: TimeDelta) {
+    let seconds = took.num_milliseconds().max(0).unsigned_abs().div_ceil(1000);
+    entry.durations.push(u32::try_from(seconds).unwrap_or(u32::MAX));
+    let known = entry.durations.len();
+    entry.durations.drain(..known.saturating_sub(SAMPLES));
+}
+
+/// As many samples as the plan's status tells of, which say the same: for a ledger that is made anew.
+pub(crate) fn remembered(status: &UpdatePlanStatus) -> Vec<u32> {
+    let Some(NodeDuration { p50, p90, samples }) = status.node_duration else {
+        return Vec::new();
+    };
+    let seconds = |span: Span| u32::try_from(span.delta().num_seconds()).unwrap_or(u32::MAX);
+    let samples = (samples as usize).clamp(1, SAMPLES);
+    let upper = (samples * 90).div_ceil(100) - 1;
+    (0..samples)
+        .map(|rank| seconds(if rank < upper { p50 } else { p90 }))
+        .collect()
+}
+
+/// What so many samples say. None where there are none.
+pub(crate) fn learned(durations: &[u32]) -> Option<NodeDuration> {
+    let mut sorted = durations.to_vec();
+    sorted.sort_unstable();
+    // The smallest sample that at least so many per cent do not exceed.
+    let percentile = |percent: usize| {
+        let rank = (sorted.len() * percent).div_ceil(100);
+        sorted.get(rank.saturating_sub(1)).copied().map(Span::seconds)
+    };
+    Some(NodeDuration {
+        p50: percentile(50)?,
+        p90: percentile(90)?,
+        samples: u32::try_from(sorted.len()).unwrap_or(u32::MAX),
+    })
+}
