@@ -69,6 +69,9 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         wave_sizes: BTreeMap::new(),
         open_wave: 0,
         open_wave_name: String::new(),
+        waiting_since: known
+            .filter(|run| run.completed_at.is_none())
+            .map(|run| run.started_at),
         failed: Vec::new(),
     }
 }

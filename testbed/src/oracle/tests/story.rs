@@ -79,6 +79,7 @@ impl Story {
             wave_sizes: BTreeMap::new(),
             open_wave: 0,
             open_wave_name: String::new(),
+            waiting_since: None,
             failed: Vec::new(),
         };
         let spec = UpdateLedgerSpec {
