@@ -114,9 +114,12 @@ fn read_cron_job(text: &str) -> Result<Fields, String> {
 /// The last value of each field.
 const LAST: [&str; 5] = ["59", "23", "31", "12", "6"];
 
-/// Where CronJobs and croner read a field in two ways, it is written so that both read it as CronJobs do: `*/1` in a field
-/// of days is no choice of days, and `5/15` begins at 5 and goes on to the end.
+/// Where croner does not know what CronJobs take, or reads it in another way, it is written so that it reads it as they do:
+/// `*/1` in a field of days is no choice of days, and `5/15` begins at 5 and goes on to the end.
 fn as_cron_job(text: &str) -> String {
+    if text.trim() == "@midnight" {
+        return "@daily".to_owned();
+    }
     let fields = text.split_whitespace().enumerate();
     let written = fields.map(|(i, field)| {
         let mut items = field.split(',');

@@ -313,6 +313,7 @@ fn the_five_fields_mean_what_a_cron_job_means() {
     assert_eq!(month("0 2 1-7 * *").len(), 7);
     assert_eq!(month("0 2 */10 * *"), ["11-01", "11-11", "11-21"]);
     assert_eq!(month("@daily").len(), 30);
+    assert_eq!(month("@midnight").len(), 30);
     assert_eq!(month("@weekly"), sundays);
     assert_eq!(
         days("@monthly", "2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z"),
