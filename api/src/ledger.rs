@@ -80,6 +80,10 @@ pub struct PlanEntry {
     /// on a later version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub releasing: Option<String>,
+    /// waitingSince: since when nodes of the plan have waited for an update or are being updated; only where a window of
+    /// the plan is open until they are done. An instant of its schedule opens it where it is not before this time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_since: Option<DateTime<Utc>>,
     /// failed: UIDs of the nodes that failed in this run after their retries, as the threshold counts them: also of
     /// those that are gone by now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -137,7 +141,8 @@ pub struct Grant {
     pub granted_at: DateTime<Utc>,
     /// phaseSince: when the phase began.
     pub phase_since: DateTime<Utc>,
-    /// notAfter: when the window closes; no permit from then on. None: no window.
+    /// notAfter: when the window closes; no permit from then on. None: it does not, or the node was cordoned while it was
+    /// open and its plan lets it finish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<DateTime<Utc>>,
     /// permit: the reboot permit, once given.
@@ -435,6 +440,7 @@ mod tests {
             open_wave: 0,
             open_wave_name: String::new(),
             releasing: None,
+            waiting_since: None,
             failed: Vec::new(),
             durations: Vec::new(),
         };

@@ -72,6 +72,21 @@ pub struct UpdatePlanSpec {
         .message("maintenanceWindows must have different names").reason(Reason::FieldValueInvalid))]
     pub maintenance_windows: Vec<MaintenanceWindow>,
 
+    /// exclusions: when nothing may be disrupted, whatever the windows say, in the same two forms. A window is closed
+    /// while one is on. A recurring one always needs its `duration`, unless its schedule names seconds in a row. At
+    /// most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    #[x_kube(validation = Rule::new("self.all(x, self.exists_one(y, y.name == x.name))")
+        .message("exclusions must have different names").reason(Reason::FieldValueInvalid))]
+    pub exclusions: Vec<MaintenanceWindow>,
+
+    /// onWindowEnd: what becomes of the nodes on their way when a window closes, or an exclusion begins. `Withdraw`:
+    /// those that are not rebooting yet go back to Idle, the others finish. `Finish`: those that were cordoned while it
+    /// was open finish too. Either way nothing is granted or cordoned after the close. Default Withdraw.
+    #[serde(default)]
+    pub on_window_end: OnWindowEnd,
+
     /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring, until the plan has
     /// learned it from nodes of its own (`status.nodeDuration`). No node is granted that would not finish before the
     /// window closes. Default 20m; 1s to 24h.
@@ -116,13 +131,26 @@ pub struct UpdatePlanSpec {
     pub timeouts: Timeouts,
 }
 
-/// A time in which nodes may be disrupted: recurring (`schedule` and `duration`), or once (`start` and `end`).
+/// What becomes of nodes on their way when a window closes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OnWindowEnd {
+    /// Those that are not rebooting yet go back to Idle.
+    #[default]
+    Withdraw,
+    /// Those that were cordoned while the window was open finish.
+    Finish,
+}
+
+/// A time in which nodes may be disrupted, or in exclusions may not: recurring (`schedule` and `duration`), or once (`start`
+/// and `end`).
 #[derive(KubeSchema, Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[x_kube(validation = Rule::new("has(self.schedule) != has(self.start)")
     .message("a window has either schedule and duration, or start and end").reason(Reason::FieldValueInvalid))]
-#[x_kube(validation = Rule::new("has(self.schedule) == has(self.duration)")
-    .message("schedule and duration go together: give both, or neither").reason(Reason::FieldValueInvalid))]
+#[x_kube(validation = Rule::new(r"!has(self.schedule) || has(self.duration) || self.schedule.matches('^\\s*\\S+(\\s+\\S+){5,6}\\s*$')")
+    .message("a schedule of five fields, or such as @daily, needs a duration").reason(Reason::FieldValueInvalid))]
+#[x_kube(validation = Rule::new("!has(self.duration) || has(self.schedule)")
+    .message("duration is for schedule; start and end say how long the window is").reason(Reason::FieldValueForbidden))]
 #[x_kube(validation = Rule::new("has(self.start) == has(self.end)")
     .message("start and end go together: give both, or neither").reason(Reason::FieldValueInvalid))]
 #[x_kube(validation = Rule::new("!has(self.timeZone) || has(self.schedule)")
@@ -137,13 +165,22 @@ pub struct MaintenanceWindow {
 
     /// schedule: when the window opens, in the five fields of a Kubernetes CronJob (minute, hour, day of month,
     /// month, day of week), with names, `L`, `#`, and `@daily` and its like. Day of month and day of week are
-    /// alternatives where both are given. A local start that a DST change skips opens at the first instant after
-    /// the gap; one that happens twice opens once, at the first.
+    /// alternatives where both are given; Sunday is 0 or 7. A local start that a DST change skips opens at the first
+    /// instant after the gap; one that happens twice opens once, at the first. Where every hour is named, the
+    /// window opens in every hour that really happens.
+    ///
+    /// Six or seven fields are read as Brupop reads them: second, minute, hour, day of month, month, day of week,
+    /// year. Day of month and day of week must both hold, Sunday is 1, and a DST change skips and doubles what the
+    /// clocks skip and double. Where seconds in a row are named, the schedule is the window and takes no
+    /// `duration`: `* * 22 * * SAT *` is 22:00 to 23:00 on Saturdays. Where single instants are named, each opens
+    /// a window of `duration`. Without `duration` it opens one that has no end of its own, for the nodes that wait
+    /// at that instant (so for a run that began before it): until each of them is updated, skipped or failed.
+    /// What comes to wait later waits for the next instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
-    #[x_kube(validation = Rule::new(r"self.matches('^\\s*(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@\\s]\\S*(\\s+\\S+){4})\\s*$')")
+    #[x_kube(validation = Rule::new(r"self.matches('^\\s*(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@\\s]\\S*(\\s+\\S+){4,6})\\s*$')")
         .message(Message::Expression(
-            r#"'schedule "' + self + '" must have five fields (minute hour day-of-month month day-of-week) or be @hourly, @daily, @weekly, @monthly or @yearly'"#.into()))
+            r#"'schedule "' + self + '" must have five fields (minute hour day-of-month month day-of-week), or six or seven as for Brupop (seconds first), or be @hourly, @daily, @weekly, @monthly or @yearly'"#.into()))
         .reason(Reason::FieldValueInvalid))]
     pub schedule: Option<String>,
 
@@ -155,7 +192,8 @@ pub struct MaintenanceWindow {
         .reason(Reason::FieldValueInvalid))]
     pub time_zone: Option<String>,
 
-    /// duration: how long the window stays open, in elapsed time. 1s to 8760h.
+    /// duration: how long the window stays open, in elapsed time. 1s to 8760h. Default, for six or seven fields
+    /// only: see `schedule`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = within("duration", "1s", "8760h"))]
     pub duration: Option<Span>,
@@ -511,7 +549,8 @@ pub enum WavePhase {
 pub struct WindowStatus {
     /// open: whether a window is open.
     pub open: bool,
-    /// next: for people: `open until …`, the next opening, or `never again`.
+    /// next: for people: `open until …`, the next opening, or `never again`. `none found`: exclusions leave none open
+    /// for as far as was looked.
     pub next: String,
     /// name: the window that is open, or opens next.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -522,6 +561,9 @@ pub struct WindowStatus {
     /// nextOpensAt: when a window opens next, where none is open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_opens_at: Option<DateTime<Utc>>,
+    /// exclusion: the exclusion that keeps a window closed now, or closes it at closesAt.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exclusion: Option<String>,
 }
 
 /// A node that is being updated.

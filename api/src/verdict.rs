@@ -80,6 +80,8 @@ pub enum Verdict {
         window_seconds: i64,
         /// When it opens.
         opens: DateTime<Utc>,
+        /// The exclusion that closes it, where one does.
+        exclusion: Option<String>,
     },
     /// This clock and the Kubernetes API's disagree by 30 s or more: windows cannot be trusted.
     ClockSkewed {
@@ -105,12 +107,23 @@ pub enum Verdict {
         /// When one opens; None: never again.
         opens: Option<DateTime<Utc>>,
     },
+    /// A window would be open but for an exclusion.
+    Excluded {
+        /// The exclusion's name.
+        exclusion: String,
+        /// When a window opens; None: never again.
+        opens: Option<DateTime<Utc>>,
+    },
+    /// No window is open, and none was found that opens: exclusions leave none open for as far as was looked.
+    NoWindowFound,
     /// A window is open, but closes before the node would have finished.
     WontFitInWindow {
         /// How many seconds a node needs.
         needs_seconds: i64,
         /// When the window closes.
         closes: DateTime<Utc>,
+        /// The exclusion that closes it, where one does.
+        exclusion: Option<String>,
         /// When the next one opens, where there is one.
         opens: Option<DateTime<Utc>>,
     },
@@ -128,6 +141,19 @@ pub enum Verdict {
 }
 
 impl Verdict {
+    /// Whether the node waits for a window, and for nothing else.
+    #[must_use]
+    pub const fn is_of_windows(&self) -> bool {
+        matches!(
+            self,
+            Self::OutsideWindow { .. }
+                | Self::Excluded { .. }
+                | Self::NoWindowFound
+                | Self::WontFitInWindow { .. }
+                | Self::WindowTooShort { .. }
+        )
+    }
+
     /// The stable word for the verdict: metric label and Event reason.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
@@ -149,6 +175,8 @@ impl Verdict {
             Self::WaveNotReached { .. } => "WaveNotReached",
             Self::Soaking { .. } => "Soaking",
             Self::OutsideWindow { .. } => "OutsideWindow",
+            Self::Excluded { .. } => "Excluded",
+            Self::NoWindowFound => "NoWindowFound",
             Self::WontFitInWindow { .. } => "WontFitInWindow",
             Self::WindowTooShort { .. } => "WindowTooShort",
             Self::ClockSkewed { .. } => "ClockSkewed",
@@ -219,17 +247,27 @@ impl fmt::Display for Verdict {
             Self::OutsideWindow { opens: None } => {
                 f.write_str("outside the maintenance windows, and none opens again: add one to go on")
             }
+            Self::Excluded { exclusion, opens } => {
+                write!(f, "exclusion {exclusion} is on")?;
+                match opens {
+                    Some(opens) => write!(f, ", the next window opens {}", instant(*opens)),
+                    None => f.write_str(", and no window opens after it: add one to go on"),
+                }
+            }
+            Self::NoWindowFound => f.write_str(
+                "outside the maintenance windows, and exclusions leave none open: change windows or exclusions to go on",
+            ),
             Self::WontFitInWindow {
                 needs_seconds,
                 closes,
+                exclusion,
                 opens,
             } => {
                 let needs = Span::seconds(u32::try_from(*needs_seconds).unwrap_or(u32::MAX));
-                write!(
-                    f,
-                    "expected to take {needs}, but the window closes {}",
-                    instant(*closes)
-                )?;
+                let end = exclusion
+                    .as_ref()
+                    .map_or_else(|| "the window closes".to_owned(), |name| format!("exclusion {name} begins"));
+                write!(f, "expected to take {needs}, but {end} {}", instant(*closes))?;
                 match opens {
                     Some(opens) => write!(f, "; the next opens {}", instant(*opens)),
                     None => f.write_str(", and none opens again: add one to go on"),
@@ -239,13 +277,17 @@ impl fmt::Display for Verdict {
                 needs_seconds,
                 window_seconds,
                 opens,
+                exclusion,
             } => {
+                let until = exclusion
+                    .as_ref()
+                    .map_or_else(String::new, |name| format!(", until exclusion {name} begins"));
                 let span = |seconds: i64| Span::seconds(u32::try_from(seconds).unwrap_or(u32::MAX));
                 let (needs, open) = (span(*needs_seconds), span(*window_seconds));
                 write!(
                     f,
-                    "expected to take {needs}, but the window that opens {} is open for {open}: lengthen it, or lower \
-                     expectedNodeDuration",
+                    "expected to take {needs}, but the window that opens {} is open for {open}{until}: lengthen it, or \
+                     lower expectedNodeDuration",
                     instant(*opens)
                 )
             }

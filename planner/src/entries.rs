@@ -93,6 +93,9 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         open_wave: 0,
         open_wave_name: String::new(),
         releasing: None,
+        waiting_since: known
+            .filter(|run| run.completed_at.is_none())
+            .map(|run| run.started_at),
         failed: Vec::new(),
         durations: pace::remembered(&facts.status),
     }

@@ -15,7 +15,7 @@ use crate::{
     rollout::{Rollout, unavailable},
     spec::ValidPlan,
     waves::{self, Assignment, Place},
-    windows::WindowState,
+    windows::{Closing, WindowState},
     world::NodeFacts,
 };
 
@@ -123,10 +123,7 @@ fn grant(
         phase: GrantPhase::Granted,
         granted_at: now,
         phase_since: now,
-        not_after: match &owned.window {
-            WindowState::Open { closes, .. } => Some(*closes),
-            WindowState::Always | WindowState::Closed { .. } => None,
-        },
+        not_after: owned.window.not_after(now),
         permit: None,
         ending: None,
     }
@@ -181,6 +178,9 @@ fn window_verdict(
 ) -> Option<Verdict> {
     match &owned.window {
         WindowState::Always => None,
+        WindowState::Open {
+            by: Closing::RunDone, ..
+        } => None,
         WindowState::Open { closes, .. } => {
             planning.wake(*closes);
             let last_start = *closes - needs;
@@ -191,27 +191,36 @@ fn window_verdict(
             Some(Verdict::WontFitInWindow {
                 needs_seconds: needs.num_seconds(),
                 closes: *closes,
-                opens: valid
-                    .windows
-                    .opens_after(*closes - TimeDelta::milliseconds(1))
-                    .map(|(at, _)| at),
+                exclusion: owned.window.exclusion().map(str::to_owned),
+                opens: valid.windows.opens_after(planning.now).map(|next| next.at),
             })
         }
-        WindowState::Closed { next } => {
-            let opens = next.as_ref().map(|(at, _)| *at);
+        WindowState::Closed {
+            next,
+            unsure,
+            exclusion,
+            again,
+        } => {
+            let opens = next.as_ref().map(|next| next.at);
+            opens.iter().chain(again).for_each(|at| planning.wake(*at));
             if let Some(opens) = opens {
-                planning.wake(opens);
-                if let WindowState::Open { closes, .. } = valid.windows.at(opens)
+                let then = valid.windows.at(opens);
+                if let WindowState::Open { closes, .. } = then
                     && closes - opens < needs
                 {
                     return Some(Verdict::WindowTooShort {
                         needs_seconds: needs.num_seconds(),
                         window_seconds: (closes - opens).num_seconds(),
                         opens,
+                        exclusion: then.exclusion().map(str::to_owned),
                     });
                 }
             }
-            Some(Verdict::OutsideWindow { opens })
+            Some(match exclusion.clone() {
+                _ if *unsure => Verdict::NoWindowFound,
+                Some(exclusion) => Verdict::Excluded { exclusion, opens },
+                None => Verdict::OutsideWindow { opens },
+            })
         }
     }
 }

@@ -8,6 +8,7 @@
 //! * `owners`: which plan a node belongs to
 //! * `entries`: what the ledger records of each plan
 //! * `machine`: one granted node's way, step by step
+//! * `waiting`: since when a run has waited for a window that is open until it is done
 //! * `waves`: which node belongs to which wave
 //! * `rollout`: one plan's nodes and waves, and the order in which things are decided
 //! * `failures`: which nodes have failed, and when that halts the plan
@@ -38,6 +39,7 @@ mod rollout;
 mod running;
 pub mod simulate;
 pub mod spec;
+mod waiting;
 mod waves;
 pub mod windows;
 pub mod world;

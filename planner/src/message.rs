@@ -45,14 +45,7 @@ impl View<'_> {
             Phase::Pending
         } else if self.counts.updating > 0 {
             Phase::Progressing
-        } else if waits_for(|v| {
-            matches!(
-                v,
-                Verdict::OutsideWindow { .. }
-                    | Verdict::WontFitInWindow { .. }
-                    | Verdict::WindowTooShort { .. }
-            )
-        }) {
+        } else if waits_for(Verdict::is_of_windows) {
             Phase::WaitingForWindow
         } else if self.waves.iter().any(|wave| wave.phase == WavePhase::Soaking) {
             Phase::Soaking

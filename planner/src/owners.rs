@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use api::{ledger::UpdateLedgerSpec, names};
+use api::{
+    ledger::{PlanEntry, UpdateLedgerSpec},
+    names,
+};
 use chrono::{DateTime, Utc};
 use kube_core::{Selector, SelectorExt};
 
@@ -31,6 +34,15 @@ pub(crate) fn takes_part(node: &NodeFacts) -> bool {
         .is_some_and(|value| value == names::NODE_LABEL_VALUE)
 }
 
+/// A plan whose windows know since when its run has waited for them; a run that is not recorded yet has not.
+fn in_run(valid: ValidPlan, entry: Option<&PlanEntry>) -> ValidPlan {
+    let entry = entry.filter(|entry| entry.target == valid.target);
+    let windows = valid
+        .windows
+        .waiting_since(entry.and_then(|entry| entry.waiting_since));
+    ValidPlan { windows, ..valid }
+}
+
 /// Every plan with its nodes, the oldest plan first, then by name. A granted node stays with the plan of its grant;
 /// any other belongs to the first plan that selects it, whatever state that plan is in.
 pub(crate) fn owned<'a>(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLedgerSpec) -> Vec<Owned<'a>> {
@@ -39,7 +51,8 @@ pub(crate) fn owned<'a>(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLed
     let mut plans: Vec<Owned<'a>> = facts
         .into_iter()
         .map(|facts| {
-            let valid = ValidPlan::parse(&facts.spec);
+            let valid =
+                ValidPlan::parse(&facts.spec).map(|valid| in_run(valid, ledger.plans.get(&facts.uid)));
             let window = valid
                 .as_ref()
                 .map_or(WindowState::Always, |valid| valid.windows.at(now));

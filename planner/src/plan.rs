@@ -57,6 +57,13 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     planning.finish(&plans, &rollouts)
 }
 
+/// Whether the node was cordoned for this grant inside a window, and its plan lets it finish after it.
+fn may_finish(grant: &Grant, node: &NodeFacts, owned: &Owned<'_>) -> bool {
+    let cordon = node.disruption.as_ref();
+    let ours = cordon.filter(|cordon| cordon.run == grant.run && cordon.attempt == grant.attempt);
+    owned.valid.as_ref().is_ok_and(|valid| valid.may_finish(ours))
+}
+
 /// An answer in the making.
 pub(crate) struct Planning<'a> {
     pub now: DateTime<Utc>,
@@ -138,7 +145,7 @@ impl<'a> Planning<'a> {
                 continue;
             };
             let owned = by_uid.get(grant.plan.as_str()).copied();
-            let grant = self.refresh(&uid, grant, owned);
+            let grant = self.refresh(&uid, grant, node, owned);
             let valid = owned.and_then(|o| o.valid.as_ref().ok());
             let step = machine::step(&Granted {
                 now: self.now,
@@ -168,27 +175,33 @@ impl<'a> Planning<'a> {
                 uid: uid.clone(),
                 cordoned_at,
             }));
+            let drained = step.change == Some(Change::Drained);
             if let Some(change) = step.change {
                 self.apply(&uid, &grant, &plan_name, change);
+            }
+            // From here on the permit is the apiserver's to give, whether or not anyone is here when the window closes.
+            if drained
+                && owned.is_some_and(|owned| may_finish(&grant, node, owned))
+                && let Some(live) = self.ledger.grants.get_mut(&uid)
+            {
+                live.not_after = None;
             }
             self.doing.insert(uid, step.doing);
         }
     }
 
     /// Brings a grant up to date with its plan: the generation it was checked against, and when the window closes.
-    fn refresh(&mut self, uid: &str, mut grant: Grant, owned: Option<&Owned<'_>>) -> Grant {
+    fn refresh(&mut self, uid: &str, mut grant: Grant, node: &NodeFacts, owned: Option<&Owned<'_>>) -> Grant {
         let Some(owned) = owned else { return grant };
         let edited = grant.generation != owned.facts.generation;
         let over = grant.not_after.is_some_and(|not_after| self.now >= not_after);
         let before_permit = matches!(grant.phase, GrantPhase::Granted | GrantPhase::Drained);
         if before_permit && (edited || over) {
-            match &owned.window {
-                // It has passed midnight, say, into a window that follows without a gap.
-                WindowState::Open { closes, .. } => grant.not_after = Some(*closes),
-                WindowState::Always => grant.not_after = None,
-                WindowState::Closed { .. } => {
-                    grant.not_after = Some(grant.not_after.unwrap_or(self.now).min(self.now))
-                }
+            grant.not_after = match &owned.window {
+                _ if may_finish(&grant, node, owned) => None,
+                // Where it is open it has passed midnight, say, into a window that follows without a gap.
+                WindowState::Closed { .. } => Some(grant.not_after.unwrap_or(self.now).min(self.now)),
+                open => open.not_after(self.now),
             }
         }
         if edited || over {

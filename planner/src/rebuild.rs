@@ -10,7 +10,6 @@ use crate::{
     decisions::{Decisions, LedgerChange},
     entries,
     spec::ValidPlan,
-    windows::WindowState,
     world::{NodeFacts, PlanFacts, World},
 };
 
@@ -95,7 +94,7 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
         NodeState::RebootedIntoUpdate => {
             let staged_by = status.filter(|s| s.current_version != grant.to && s.error.is_none());
             let boot_id = staged_by.and_then(|s| s.boot_id.clone()).unwrap_or_default();
-            grant.not_after = closes(now, plan);
+            grant.not_after = closes(now, plan, node.disruption.as_ref());
             grant.permit = Some(Permit {
                 id: format!("{}-{}-{boot_id}", grant.run, grant.attempt),
                 boot_id,
@@ -128,17 +127,18 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
 }
 
 /// Until when a node may still begin its reboot: now is the end where the plan does not want it.
-fn closes(now: DateTime<Utc>, plan: Option<&PlanFacts>) -> Option<DateTime<Utc>> {
+fn closes(
+    now: DateTime<Utc>,
+    plan: Option<&PlanFacts>,
+    cordon: Option<&Disruption>,
+) -> Option<DateTime<Utc>> {
     let wants = plan
         .filter(|plan| !plan.deleting)
         .and_then(|plan| ValidPlan::parse(&plan.spec).ok());
-    match wants
-        .filter(|valid| !valid.paused)
-        .map(|valid| valid.windows.at(now))
-    {
-        Some(WindowState::Always) => None,
-        Some(WindowState::Open { closes, .. }) => Some(closes),
-        Some(WindowState::Closed { .. }) | None => Some(now),
+    match wants.filter(|valid| !valid.paused) {
+        Some(valid) if valid.may_finish(cordon) => None,
+        Some(valid) => valid.windows.at(now).not_after(now),
+        None => Some(now),
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
     rollout::Rollout,
     spec::ValidPlan,
     waves::{Member, Place, WaveProgress},
-    windows::WindowState,
+    windows::{Closing, WindowState},
 };
 
 /// Nodes named in `active` and `failed`.
@@ -265,24 +265,33 @@ fn waves(now: DateTime<Utc>, rollout: &Rollout<'_>, valid: &ValidPlan) -> Vec<Wa
 fn window(owned: &Owned<'_>) -> Option<WindowStatus> {
     match &owned.window {
         WindowState::Always => None,
-        WindowState::Open { name, closes, exact } => {
-            let closes = exact.then_some(*closes);
+        WindowState::Open { name, closes, by } => {
+            let closes = matches!(by, Closing::End | Closing::Exclusion(_)).then_some(*closes);
+            let next = match (closes, by) {
+                (Some(at), _) => format!("open until {}", instant(at)),
+                (None, Closing::RunDone) => "open until the run is done".to_owned(),
+                (None, _) => "open".to_owned(),
+            };
             Some(WindowStatus {
                 open: true,
-                next: closes.map_or_else(|| "open".to_owned(), |at| format!("open until {}", instant(at))),
-                name: Some(name.clone()),
+                next,
+                name: name.clone(),
                 closes_at: closes,
                 next_opens_at: None,
+                exclusion: owned.window.exclusion().map(str::to_owned),
             })
         }
-        WindowState::Closed { next } => Some(WindowStatus {
+        WindowState::Closed { next, unsure, .. } => Some(WindowStatus {
             open: false,
-            next: next
-                .as_ref()
-                .map_or_else(|| "never again".to_owned(), |(at, _)| instant(*at)),
-            name: next.as_ref().map(|(_, name)| name.clone()),
+            next: match next {
+                Some(next) => instant(next.at),
+                None if *unsure => "none found".to_owned(),
+                None => "never again".to_owned(),
+            },
+            name: next.as_ref().and_then(|next| next.name.clone()),
             closes_at: None,
-            next_opens_at: next.as_ref().map(|(at, _)| *at),
+            next_opens_at: next.as_ref().map(|next| next.at),
+            exclusion: owned.window.exclusion().map(str::to_owned),
         }),
     }
 }

@@ -11,6 +11,7 @@ use crate::{
     plan::Planning,
     running::{Running, running},
     spec::ValidPlan,
+    waiting,
     waves::{self, Assignment, Member, Place},
     world::NodeFacts,
 };
@@ -94,6 +95,7 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         return rollout;
     };
     find_open_wave(valid, &mut entry);
+    waiting::record(planning, &rollout.members, valid, &mut entry);
     failures::halt_at_threshold(planning, &mut rollout, valid, &mut entry);
     let matched = owned.nodes.len();
     let fixed = entry.wave_sizes.clone();

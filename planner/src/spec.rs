@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use api::{
-    plan::{UpdatePlanSpec, Wave},
+    plan::{OnWindowEnd, UpdatePlanSpec, Wave},
     quantity::IntOrPercent,
+    shadow::Disruption,
 };
 use chrono::TimeDelta;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use kube_core::{Selector, SelectorExt};
 use semver::Version;
 
-use crate::windows::Windows;
+use crate::windows::{WindowState, Windows};
 
 /// Why a plan cannot be carried out: the field, its value, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -38,6 +39,8 @@ pub struct ValidPlan {
     pub paused: bool,
     /// When nodes may be disrupted.
     pub windows: Windows,
+    /// What becomes of nodes on their way when a window closes.
+    pub on_window_end: OnWindowEnd,
     /// How long a node is expected to take.
     pub node_duration: TimeDelta,
     /// How many of the matched nodes may be unavailable.
@@ -116,6 +119,8 @@ impl ValidPlan {
             node_selector,
             paused,
             maintenance_windows,
+            exclusions,
+            on_window_end,
             expected_node_duration,
             max_unavailable,
             waves,
@@ -143,7 +148,8 @@ impl ValidPlan {
             })?,
             selector: selector("nodeSelector", node_selector)?,
             paused: *paused,
-            windows: Windows::parse(maintenance_windows)?,
+            windows: Windows::parse(maintenance_windows, exclusions)?,
+            on_window_end: *on_window_end,
             node_duration: expected_node_duration.delta(),
             max_unavailable: *max_unavailable,
             waves: parse_waves(waves)?,
@@ -151,6 +157,16 @@ impl ValidPlan {
             threshold: failure_policy.threshold,
             limits: Limits::of(drain, monitoring, timeouts),
         })
+    }
+
+    /// Whether a node with this cordon of ours may finish whatever its window does meanwhile.
+    #[must_use]
+    pub fn may_finish(&self, cordon: Option<&Disruption>) -> bool {
+        let inside = |cordon: &Disruption| {
+            let then = self.windows.at(cordon.cordoned_at);
+            !matches!(then, WindowState::Closed { .. })
+        };
+        self.on_window_end == OnWindowEnd::Finish && cordon.is_some_and(inside)
     }
 
     /// Whether the plan's selector takes a node with these labels.

@@ -1,19 +1,29 @@
-//! When a plan may disrupt: the union of its maintenance windows.
+//! When a plan may disrupt: inside the union of its maintenance windows, and outside its exclusions.
+//!
+//! * `fields`: the local times that a schedule names
+//! * `zone`: local times and the instants at which a zone's clocks show them
+//! * `schedule`: when a schedule starts, and how its text is read
+//! * `read`: the windows of a plan, parsed
+//!
+//! Every search is bounded, whatever the schedules are like: [`Windows::at`] is asked in every round.
 
-use api::{plan::MaintenanceWindow, verdict::instant};
-use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc};
-use chrono_tz::Tz;
-use croner::{
-    Cron, Weekday,
-    errors::CronError,
-    parser::{CronParser, Seconds, Year},
-};
+mod fields;
+mod read;
+mod schedule;
+mod zone;
 
-use crate::spec::Invalid;
+use std::cmp::Reverse;
 
-/// A plan's windows. None at all: always open.
+use chrono::{DateTime, TimeDelta, Utc};
+use schedule::Schedule;
+
+/// A plan's windows and exclusions. None at all: always open.
 #[derive(Clone, Debug, Default)]
-pub struct Windows(Vec<Window>);
+pub struct Windows {
+    windows: Vec<Window>,
+    exclusions: Vec<Window>,
+    waiting_since: Option<DateTime<Utc>>,
+}
 
 #[derive(Clone, Debug)]
 struct Window {
@@ -27,228 +37,359 @@ enum Form {
         start: DateTime<Utc>,
         end: DateTime<Utc>,
     },
-    Recurring {
-        /// Their union: one for each local time of day, where the schedule names them.
-        crons: Vec<Cron>,
-        zone: Tz,
-        duration: TimeDelta,
-    },
+    /// Open for so long from each start on.
+    Recurring { schedule: Schedule, duration: TimeDelta },
+    /// Open whenever the schedule names the time.
+    Named(Schedule),
+    /// Open from a start on until the run that waited for it is done.
+    UntilDone(Schedule),
 }
 
 /// Whether a plan may disrupt at some instant, and when that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WindowState {
-    /// The plan has no windows.
+    /// The plan may disrupt at any time, from now on.
     Always,
     /// A window is open.
     Open {
-        /// The name of the one that closes last, of it and those that follow without a gap.
-        name: String,
-        /// When that closes. The instant itself is outside.
+        /// The name of the one that closes last, of it and those that follow without a gap. None: the plan has none.
+        name: Option<String>,
+        /// When that closes. The instant itself is outside. Where `by` is not known, this is as far as was looked.
         closes: DateTime<Utc>,
-        /// Whether it does: so many windows may follow that this is only as far as was looked.
-        exact: bool,
+        /// What closes it.
+        by: Closing,
     },
-    /// No window is open.
+    /// No window is open, or an exclusion is on.
     Closed {
-        /// When the next opens, and its name. None: never again.
-        next: Option<(DateTime<Utc>, String)>,
+        /// When one opens next. None: never again, or none was found.
+        next: Option<Opening>,
+        /// Whether there may be one for all that: so many exclusions are in the way that the search was given up.
+        unsure: bool,
+        /// The exclusion but for which a window would be open.
+        exclusion: Option<String>,
+        /// When that may change, though nothing opens. None: it does not.
+        again: Option<DateTime<Utc>>,
     },
 }
 
-/// How many windows that follow each other without a gap are joined. Beyond that the close is given earlier than
-/// it is, which is on the safe side, and it moves on as time does.
+/// What closes a window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// Its own end.
+    End,
+    /// An exclusion of this name, which begins.
+    Exclusion(String),
+    /// The end of the run: it has no other.
+    RunDone,
+    /// So many windows follow without a gap that it is not known.
+    Unknown,
+}
+
+/// When a window opens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Its name. None: the plan has no windows, and an exclusion ends.
+    pub name: Option<String>,
+}
+
+/// The instant at which a plan's windows open or close.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Whether they are open from then on.
+    pub open: bool,
+}
+
+/// How many windows, or exclusions, are gone through in one search. Beyond that a close is given earlier than it is, which
+/// is on the safe side, and moves on as time does.
 const JOINED: usize = 400;
 
+/// How far is looked for a close.
+const FAR: TimeDelta = TimeDelta::days(3653);
+
+/// How many times a window may open in an interval of which it is said how long they are open.
+const OPENINGS: usize = 1000;
+
+/// When a window that is open closes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    At(DateTime<Utc>),
+    RunDone,
+    Never,
+}
+
+impl End {
+    fn time(self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::At(at) => Some(at),
+            Self::RunDone | Self::Never => None,
+        }
+    }
+}
+
+/// More was to be gone through than is.
+struct GivenUp;
+
 impl Windows {
-    /// Parses a plan's windows.
-    ///
-    /// # Errors
-    /// The first field that is no schedule, no zone, or does not go together with the others.
-    pub fn parse(windows: &[MaintenanceWindow]) -> Result<Self, Invalid> {
-        windows
-            .iter()
-            .enumerate()
-            .map(|(i, window)| parse(i, window))
-            .collect::<Result<_, _>>()
-            .map(Self)
+    /// The same for a run whose nodes have waited for a window since this time: a schedule of single instants opens a
+    /// window for those that wait at one. None, as at first: nothing waits.
+    #[must_use]
+    pub fn waiting_since(self, since: Option<DateTime<Utc>>) -> Self {
+        Self {
+            waiting_since: since,
+            ..self
+        }
+    }
+
+    /// Whether there is a window that is open until the run is done.
+    #[must_use]
+    pub fn open_until_done(&self) -> bool {
+        let until_done = |window: &Window| matches!(window.form, Form::UntilDone(_));
+        self.windows.iter().any(until_done)
     }
 
     /// Whether the plan may disrupt at `now`.
     #[must_use]
     pub fn at(&self, now: DateTime<Utc>) -> WindowState {
-        if self.0.is_empty() {
-            return WindowState::Always;
+        match (self.excluded(now), self.open_at(now)) {
+            (None, Some((name, end))) => self.open(now, name, end),
+            (Some((excluded, exclusion)), Some((_, end))) => {
+                self.closed(now, Some(exclusion), end.min(excluded).time())
+            }
+            (_, None) => self.closed(now, None, self.window_after(now)),
         }
-        let Some((mut closes, mut name)) = self.open_at(now) else {
-            return WindowState::Closed {
-                next: self.opens_after(now),
-            };
-        };
-        let mut exact = false;
+    }
+
+    fn closed(
+        &self,
+        now: DateTime<Utc>,
+        exclusion: Option<&str>,
+        again: Option<DateTime<Utc>>,
+    ) -> WindowState {
+        let next = self.opening(now);
+        WindowState::Closed {
+            unsure: next.is_err(),
+            next: next.ok().flatten(),
+            exclusion: exclusion.map(str::to_owned),
+            again,
+        }
+    }
+
+    /// The state at an instant at which a window is open.
+    fn open(&self, now: DateTime<Utc>, name: Option<&str>, end: End) -> WindowState {
+        let excluded = self.exclusions.iter().filter_map(|exclusion| {
+            let begins = exclusion.opens_after(now)?;
+            Some((begins, exclusion.name.as_str()))
+        });
+        let excluded = excluded.min();
+        let (mut name, mut end) = (name, end);
+        let mut by = Closing::Unknown;
         for _ in 0..JOINED {
+            let End::At(closes) = end else { break };
+            if closes > now + FAR || excluded.is_some_and(|(begins, _)| closes > begins) {
+                break;
+            }
             let Some(later) = self.open_at(closes) else {
-                exact = true;
+                by = Closing::End;
                 break;
             };
-            (closes, name) = later;
+            (name, end) = later;
         }
+        let (closes, by) = match (end, excluded) {
+            (End::At(closes), Some((begins, exclusion))) if closes > begins => {
+                (begins, Closing::Exclusion(exclusion.to_owned()))
+            }
+            (End::At(closes), _) => (closes, by),
+            (_, Some((begins, exclusion))) => (begins, Closing::Exclusion(exclusion.to_owned())),
+            (End::RunDone, None) => (now + FAR, Closing::RunDone),
+            (End::Never, None) => return WindowState::Always,
+        };
         WindowState::Open {
-            name: name.to_owned(),
+            name: name.map(str::to_owned),
             closes,
-            exact,
+            by,
         }
     }
 
-    /// When a window opens next after `now`, and its name.
+    /// The first instant after `at` at which the windows open, having been closed.
     #[must_use]
-    pub fn opens_after(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, String)> {
-        let (opens, window) = self
-            .0
-            .iter()
-            .filter_map(|window| Some((window.opens_after(now)?, window)))
-            .min_by_key(|(at, _)| *at)?;
-        Some((opens, window.name.clone()))
+    pub fn opens_after(&self, at: DateTime<Utc>) -> Option<Opening> {
+        match self.at(at) {
+            WindowState::Always => None,
+            WindowState::Closed { next, .. } => next,
+            WindowState::Open { closes, .. } => match self.at(closes) {
+                WindowState::Closed { next, .. } => next,
+                WindowState::Always | WindowState::Open { .. } => None,
+            },
+        }
     }
 
-    /// The window open at `now` that closes last, with its close.
-    fn open_at(&self, now: DateTime<Utc>) -> Option<(DateTime<Utc>, &str)> {
-        self.0
-            .iter()
-            .filter_map(|window| Some((window.closes_if_open(now)?, window.name.as_str())))
-            .max_by_key(|(closes, _)| *closes)
+    /// The first change after `at`. None: there is none, or none as far as is looked.
+    #[must_use]
+    pub fn next_change(&self, at: DateTime<Utc>) -> Option<Change> {
+        match self.at(at) {
+            WindowState::Always => None,
+            WindowState::Closed { next, .. } => next.map(|next| Change {
+                at: next.at,
+                open: true,
+            }),
+            WindowState::Open { closes, by, .. } => match by {
+                Closing::End | Closing::Exclusion(_) => Some(Change {
+                    at: closes,
+                    open: false,
+                }),
+                Closing::RunDone | Closing::Unknown => None,
+            },
+        }
+    }
+
+    /// For how long the windows are open between two instants. In an interval with more than a thousand openings it is
+    /// that of the first thousand.
+    #[must_use]
+    pub fn open_between(&self, from: DateTime<Utc>, to: DateTime<Utc>) -> TimeDelta {
+        let mut open = TimeDelta::zero();
+        let mut at = from;
+        for _ in 0..2 * OPENINGS {
+            if at >= to {
+                break;
+            }
+            at = match self.at(at) {
+                WindowState::Always => return open + (to - at),
+                WindowState::Open { closes, .. } => {
+                    open += closes.min(to) - at;
+                    closes
+                }
+                WindowState::Closed { next, .. } => match next {
+                    Some(next) => next.at,
+                    None => break,
+                },
+            };
+        }
+        open
+    }
+
+    /// The first instant from `from` on at which a window is open and no exclusion is on. An error where the search was
+    /// given up.
+    fn opening(&self, from: DateTime<Utc>) -> Result<Option<Opening>, GivenUp> {
+        // Whatever waits later will have waited since after now.
+        let since = self.waiting_since.unwrap_or(from + TimeDelta::nanoseconds(1));
+        let mut at = from;
+        for _ in 0..JOINED {
+            if let Some((end, _)) = self.excluded(at) {
+                let Some(end) = end.time() else { return Ok(None) };
+                at = end;
+            } else if let Some((name, _)) = self.open_for(at, Some(since)) {
+                let name = name.map(str::to_owned);
+                return Ok(Some(Opening { at, name }));
+            } else {
+                match self.window_after(at) {
+                    Some(opens) => at = opens,
+                    None => return Ok(None),
+                }
+            }
+        }
+        Err(GivenUp)
+    }
+
+    /// When the next window begins after `at`, as far as exclusions are not looked at.
+    fn window_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let opens = self.windows.iter().filter_map(|window| window.opens_after(at));
+        opens.min()
+    }
+
+    /// The window open at `at` that closes last, as far as exclusions are not looked at.
+    fn open_at(&self, at: DateTime<Utc>) -> Option<(Option<&str>, End)> {
+        self.open_for(at, self.waiting_since)
+    }
+
+    /// The same for nodes that have waited since this time.
+    fn open_for(&self, at: DateTime<Utc>, since: Option<DateTime<Utc>>) -> Option<(Option<&str>, End)> {
+        if self.windows.is_empty() {
+            return Some((None, End::Never));
+        }
+        let (end, name) = last_to_end(&self.windows, at, since)?;
+        Some((Some(name), end))
+    }
+
+    /// The exclusion that is on at `at` and ends last.
+    fn excluded(&self, at: DateTime<Utc>) -> Option<(End, &str)> {
+        last_to_end(&self.exclusions, at, None)
+    }
+}
+
+/// Of those that are open, the one that closes last; the first by name where two do.
+fn last_to_end(windows: &[Window], at: DateTime<Utc>, since: Option<DateTime<Utc>>) -> Option<(End, &str)> {
+    let open = windows.iter().filter_map(|window| {
+        let end = window.end_if_open(at, since)?;
+        Some((end, window.name.as_str()))
+    });
+    open.max_by_key(|(end, name)| (*end, Reverse(*name)))
+}
+
+impl WindowState {
+    /// Until when a node that is granted now may begin its reboot. None: for ever.
+    #[must_use]
+    pub fn not_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Always
+            | Self::Open {
+                by: Closing::RunDone, ..
+            } => None,
+            Self::Open { closes, .. } => Some(*closes),
+            Self::Closed { .. } => Some(now),
+        }
+    }
+
+    /// The exclusion that has closed, or closes, the window.
+    #[must_use]
+    pub fn exclusion(&self) -> Option<&str> {
+        match self {
+            Self::Open {
+                by: Closing::Exclusion(name),
+                ..
+            } => Some(name),
+            Self::Closed { exclusion, .. } => exclusion.as_deref(),
+            Self::Always | Self::Open { .. } => None,
+        }
     }
 }
 
 impl Window {
-    fn closes_if_open(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    fn end_if_open(&self, at: DateTime<Utc>, since: Option<DateTime<Utc>>) -> Option<End> {
         match &self.form {
-            Form::Once { start, end } => (*start <= now && now < *end).then_some(*end),
-            Form::Recurring {
-                crons,
-                zone,
-                duration,
-            } => {
-                let now_there = now.with_timezone(zone);
-                // The last start at or before now is the one that closes last.
-                let start = crons
-                    .iter()
-                    .filter_map(|cron| cron.find_previous_occurrence(&now_there, true).ok())
-                    .max()?;
-                let end = start.with_timezone(&Utc) + *duration;
-                (now < end).then_some(end)
+            Form::Once { start, end } => (*start <= at && at < *end).then_some(End::At(*end)),
+            Form::Recurring { schedule, duration } => {
+                // The last start up to now is the one that closes last.
+                let end = instant(schedule.last(at.timestamp())?)? + *duration;
+                (at < end).then_some(End::At(end))
+            }
+            Form::Named(schedule) => {
+                let now = at.timestamp();
+                schedule.names(now).then(|| {
+                    let end = schedule.unnamed_after(now).and_then(instant);
+                    end.map_or(End::Never, End::At)
+                })
+            }
+            Form::UntilDone(schedule) => {
+                let start = instant(schedule.last(at.timestamp())?)?;
+                since.is_some_and(|since| since <= start).then_some(End::RunDone)
             }
         }
     }
 
-    fn opens_after(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    fn opens_after(&self, at: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match &self.form {
-            Form::Once { start, .. } => (*start > now).then_some(*start),
-            Form::Recurring { crons, zone, .. } => {
-                let now = now.with_timezone(zone);
-                crons
-                    .iter()
-                    .filter_map(|cron| cron.find_next_occurrence(&now, false).ok())
-                    .min()
-                    .map(|at| at.with_timezone(&Utc))
+            Form::Once { start, .. } => (*start > at).then_some(*start),
+            Form::Recurring { schedule, .. } | Form::Named(schedule) | Form::UntilDone(schedule) => {
+                instant(schedule.next(at.timestamp())?)
             }
         }
     }
 }
 
-fn parse(i: usize, window: &MaintenanceWindow) -> Result<Window, Invalid> {
-    let MaintenanceWindow {
-        name,
-        schedule,
-        time_zone,
-        duration,
-        start,
-        end,
-    } = window;
-    let invalid = |field: &str, value: String, remedy: String| Invalid {
-        field: format!("maintenanceWindows[{i}].{field}"),
-        value,
-        remedy,
-    };
-    let form = match (schedule, duration, start, end) {
-        (Some(schedule), Some(duration), None, None) => Form::Recurring {
-            crons: crons(schedule).map_err(|why| {
-                let remedy = format!(
-                    "use five fields (minute hour day-of-month month day-of-week) such as \"0 2 * * MON-THU\", or @daily: {why}"
-                );
-                invalid("schedule", schedule.clone(), remedy)
-            })?,
-            zone: time_zone.as_deref().unwrap_or("UTC").parse::<Tz>().map_err(|_| {
-                let remedy = "use an IANA time zone name such as Europe/Berlin".to_owned();
-                invalid("timeZone", time_zone.clone().unwrap_or_default(), remedy)
-            })?,
-            duration: duration.delta(),
-        },
-        (None, None, Some(start), Some(end)) if end > start => Form::Once { start: *start, end: *end },
-        (None, None, Some(start), Some(end)) => {
-            let remedy = format!("must be after start, which is {}", instant(*start));
-            return Err(invalid("end", instant(*end), remedy));
-        }
-        _ => {
-            return Err(Invalid {
-                field: format!("maintenanceWindows[{i}]"),
-                value: name.clone(),
-                remedy: "give either schedule and duration, or start and end".to_owned(),
-            });
-        }
-    };
-    Ok(Window {
-        name: name.clone(),
-        form,
-    })
-}
-
-/// Times of day in one schedule that are read one by one.
-const TIMES_OF_DAY: usize = 24;
-
-/// Reads a schedule. A named time of day that a DST change skips or doubles opens a window exactly once; croner does
-/// that for a schedule with a single one, so several are taken apart. A wildcard hour means every real hour.
-fn crons(schedule: &str) -> Result<Vec<Cron>, String> {
-    let parser = CronParser::builder()
-        .seconds(Seconds::Disallowed)
-        .year(Year::Disallowed)
-        .build();
-    let parse = |schedule: &str| parser.parse(schedule).map_err(|error| error.to_string());
-    let cron = parse(schedule)?;
-    if !comes_at_all(&cron) {
-        return Err("this one never comes, as no month has such a day".to_owned());
-    }
-    let (minutes, hours) = (cron.pattern.minutes.values(), cron.pattern.hours.values());
-    let named = !cron.pattern.hours.from_wildcard && minutes.len() * hours.len() <= TIMES_OF_DAY;
-    let fields: Vec<&str> = schedule.split_whitespace().collect();
-    let [_, _, days @ ..] = fields.as_slice() else {
-        return Ok(vec![cron]);
-    };
-    if !named {
-        return Ok(vec![cron]);
-    }
-    let days = days.join(" ");
-    let times = hours
-        .iter()
-        .flat_map(|hour| minutes.iter().map(move |minute| (minute, hour)));
-    times
-        .map(|(minute, hour)| parse(&format!("{minute} {hour} {days}")))
-        .collect()
-}
-
-/// Whether a schedule names any day of the calendar, which repeats its weekdays after 28 years. Searching for the next
-/// start of one that does not would take long.
-fn comes_at_all(cron: &Cron) -> bool {
-    let first = NaiveDate::from_ymd_opt(2000, 1, 1);
-    let days = first
-        .into_iter()
-        .flat_map(|first| first.iter_days().take(28 * 366));
-    let mut names = days.map(|day| {
-        let weekday = Weekday::from_days_from_sunday(day.weekday().num_days_from_sunday());
-        Ok(cron.pattern.month_match(day.month())?
-            && cron
-                .pattern
-                .day_match(day.year(), day.month(), day.day(), weekday)?)
-    });
-    names.any(|named: Result<bool, CronError>| named.unwrap_or(false))
+fn instant(seconds: i64) -> Option<DateTime<Utc>> {
+    DateTime::from_timestamp(seconds, 0)
 }

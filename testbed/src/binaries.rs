@@ -29,8 +29,14 @@ pub fn control_plane_binary(name: &str) -> Result<PathBuf> {
     if let Some(found) = find(name) {
         return Ok(found);
     }
-    build_tools()?;
+    build_tools(&CONTROL_PLANE)?;
     find(name).with_context(|| format!("testbed/tools/build.sh made no {name}"))
+}
+
+/// The path of another program that `testbed/tools/build.sh` makes, built first where it is missing or out of date.
+pub fn tool(name: &str) -> Result<PathBuf> {
+    build_tools(&[name])?;
+    Ok(workspace_root().join(".tools/bin").join(name))
 }
 
 fn find(name: &str) -> Option<PathBuf> {
@@ -43,11 +49,11 @@ fn find(name: &str) -> Option<PathBuf> {
     candidates.into_iter().find(|path| path.is_file())
 }
 
-/// Runs the build of the control plane's programs; its progress goes to our stderr.
-fn build_tools() -> Result<()> {
+/// Runs the build of these programs; its progress goes to our stderr.
+fn build_tools(names: &[&str]) -> Result<()> {
     let script = workspace_root().join("testbed/tools/build.sh");
     let status = Command::new(&script)
-        .args(CONTROL_PLANE)
+        .args(names)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .status()

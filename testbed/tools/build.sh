@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Builds the control plane that tests run on, from the Go modules pinned in go.mod, into .tools/bin.
+# Builds the control plane that tests run on, from the Go modules pinned in go.mod, into .tools/bin; and cronjob/, a
+# module of its own, which tells when Kubernetes' CronJobs start.
 #
 #   testbed/tools/build.sh [BINARY...]      all of them when none is named
 #
-# A binary is built when it is missing or when go.mod, go.sum or this script changed since. Several calls at once
+# A binary is built when it is missing or when its sources, its go.mod, go.sum or this script changed since. Several calls at once
 # wait for each other. KUBEBUILDER_ASSETS, where it is set, is trusted for the binaries it holds.
 set -euo pipefail
 
@@ -11,7 +12,7 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
 out=$root/.tools/bin
 stamps=$root/.tools/stamps
-all=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm)
+all=(etcd kube-apiserver kube-controller-manager kube-scheduler kubectl helm cronjob)
 heartbeat=20
 
 say() { printf 'tools: %s\n' "$*" >&2; }
@@ -20,8 +21,16 @@ fail() {
     exit 1
 }
 
+module_of() {
+    case $1 in
+        cronjob) echo "$here/cronjob" ;;
+        *) echo "$here" ;;
+    esac
+}
+
 package_of() {
     case $1 in
+        cronjob) echo . ;;
         etcd) echo go.etcd.io/etcd/server/v3 ;;
         helm) echo helm.sh/helm/v3/cmd/helm ;;
         kube-apiserver | kube-controller-manager | kube-scheduler | kubectl) echo "k8s.io/kubernetes/cmd/$1" ;;
@@ -38,7 +47,16 @@ ldflags_of() {
         IFS=. read -r major minor _ <<<"${version#v}"
         flags+=" -X $at.gitVersion=$version -X $at.gitMajor=$major -X $at.gitMinor=$minor"
     fi
+    if [[ $1 == cronjob ]]; then
+        flags+=" -X main.tzdata=$(sed -n 's/^DATA=//p' "$(go env GOROOT)/lib/time/update.bash")"
+    fi
     echo "$flags"
+}
+
+# A name for all that a binary is made from.
+wanted() {
+    find "$(module_of "$1")" -maxdepth 1 \( -name go.mod -o -name go.sum -o -name '*.go' \) -print0 | sort --zero-terminated |
+        xargs --null cat "$here/build.sh" | sha256sum | cut --delimiter=' ' --fields=1
 }
 
 given_by_assets() {
@@ -48,13 +66,13 @@ given_by_assets() {
     esac
 }
 
-up_to_date() { [[ -x $out/$1 && -f $stamps/$1 && $(<"$stamps/$1") == "$want" ]]; }
+up_to_date() { [[ -x $out/$1 && -f $stamps/$1 && $(<"$stamps/$1") == "$(wanted "$1")" ]]; }
 
 build() {
     local name=$1 started=$SECONDS log pid beat
     log=$(mktemp "$root/.tools/$name.log.XXXXXX")
     say "$name: building"
-    (cd "$here" && exec go build -trimpath -ldflags "$(ldflags_of "$name")" -o "$out/.$name.new" \
+    (cd "$(module_of "$name")" && exec go build -trimpath -ldflags "$(ldflags_of "$name")" -o "$out/.$name.new" \
         "$(package_of "$name")") >"$log" 2>&1 &
     pid=$!
     trap 'kill "$pid" 2>/dev/null || true' INT TERM EXIT
@@ -74,9 +92,11 @@ build() {
     fi
     trap - INT TERM EXIT
     rm -f "$log"
+    # Its tz database is Go's own, and not the system's.
+    [[ $name != cronjob ]] || cp "$(go env GOROOT)/lib/time/zoneinfo.zip" "$out/zoneinfo.zip"
     # A rename, since the binary it replaces may be running.
     mv "$out/.$name.new" "$out/$name"
-    echo "$want" >"$stamps/$name"
+    wanted "$name" >"$stamps/$name"
     say "$name: built in $((SECONDS - started)) s"
 }
 
@@ -85,7 +105,6 @@ names=("$@")
 for name in "${names[@]}"; do package_of "$name" >/dev/null; done
 
 mkdir -p "$out" "$stamps"
-want=$(cat "$here/go.mod" "$here/go.sum" "${BASH_SOURCE[0]}" | sha256sum | cut -d' ' -f1)
 
 exec 9>"$root/.tools/build.lock"
 flock --nonblock 9 || {

@@ -4,7 +4,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod brupop;
+mod calendar;
+mod exclusions;
 mod failures;
+mod finish;
 mod hazards;
 mod lag;
 mod lies;

@@ -2,22 +2,36 @@
 
 use api::plan::MaintenanceWindow;
 use chrono::{DateTime, TimeDelta, Utc};
-use planner::windows::{WindowState, Windows};
+use planner::windows::{Opening, WindowState, Windows};
 
 use crate::support::{hours, minutes, time};
 
-fn windows(yaml: &str) -> Windows {
-    let windows: Vec<MaintenanceWindow> = serde_saphyr::from_str(yaml).unwrap();
-    Windows::parse(&windows).unwrap()
+pub const NEVER: WindowState = WindowState::Closed {
+    next: None,
+    unsure: false,
+    exclusion: None,
+    again: None,
+};
+
+pub fn windows(yaml: &str) -> Windows {
+    excluding(yaml, "[]")
 }
 
-fn every(schedule: &str, zone: &str, duration: &str) -> Windows {
+/// Windows and exclusions.
+pub fn excluding(yaml: &str, exclusions: &str) -> Windows {
+    let read = |yaml: &str| -> Vec<MaintenanceWindow> {
+        serde_saphyr::from_str(yaml).unwrap_or_else(|e| panic!("{e}\n{yaml}"))
+    };
+    Windows::parse(&read(yaml), &read(exclusions)).unwrap()
+}
+
+pub fn every(schedule: &str, zone: &str, duration: &str) -> Windows {
     windows(&format!(
         "[{{name: w, schedule: '{schedule}', timeZone: {zone}, duration: {duration}}}]"
     ))
 }
 
-fn closes(windows: &Windows, at: &str) -> Option<DateTime<Utc>> {
+pub fn closes(windows: &Windows, at: &str) -> Option<DateTime<Utc>> {
     match windows.at(time(at)) {
         WindowState::Open { closes, .. } => Some(closes),
         WindowState::Closed { .. } => None,
@@ -26,7 +40,7 @@ fn closes(windows: &Windows, at: &str) -> Option<DateTime<Utc>> {
 }
 
 /// Every change between two instants, found by looking every five minutes: opens and closes.
-fn changes(windows: &Windows, from: &str, to: &str) -> Vec<(bool, String)> {
+pub fn changes(windows: &Windows, from: &str, to: &str) -> Vec<(bool, String)> {
     let (mut at, end) = (time(from), time(to));
     let mut found = Vec::new();
     let mut open = matches!(windows.at(at), WindowState::Open { .. });
@@ -41,7 +55,7 @@ fn changes(windows: &Windows, from: &str, to: &str) -> Vec<(bool, String)> {
     found
 }
 
-fn opened_and_closed(times: &[&str]) -> Vec<(bool, String)> {
+pub fn opened_and_closed(times: &[&str]) -> Vec<(bool, String)> {
     times
         .iter()
         .enumerate()
@@ -52,7 +66,7 @@ fn opened_and_closed(times: &[&str]) -> Vec<(bool, String)> {
 #[test]
 fn none_is_always_open() {
     assert_eq!(
-        Windows::parse(&[]).unwrap().at(time("2026-01-01T00:00:00Z")),
+        Windows::parse(&[], &[]).unwrap().at(time("2026-01-01T00:00:00Z")),
         WindowState::Always
     );
 }
@@ -79,10 +93,16 @@ fn saturday_night_crosses_midnight() {
         None,
         "it belongs to the day it starts"
     );
-    let next = Some((time("2026-12-05T22:00:00Z"), "w".to_owned()));
+    let at = time("2026-12-05T22:00:00Z");
+    let name = Some("w".to_owned());
     assert_eq!(
         saturday.at(time("2026-11-29T02:00:00Z")),
-        WindowState::Closed { next }
+        WindowState::Closed {
+            next: Some(Opening { at, name }),
+            unsure: false,
+            exclusion: None,
+            again: Some(at),
+        }
     );
 }
 
@@ -103,7 +123,7 @@ fn a_start_that_dst_skips_opens_at_the_first_instant_after_the_gap() {
         opened_and_closed(&expected)
     );
     assert_eq!(
-        night.opens_after(time("2026-03-28T12:00:00Z")).unwrap().0,
+        night.opens_after(time("2026-03-28T12:00:00Z")).unwrap().at,
         time("2026-03-29T01:00:00Z")
     );
     assert_eq!(
@@ -130,7 +150,7 @@ fn a_start_that_dst_doubles_opens_once_at_the_first() {
         opened_and_closed(&expected)
     );
     assert_eq!(
-        night.opens_after(time("2026-10-25T00:50:00Z")).unwrap().0,
+        night.opens_after(time("2026-10-25T00:50:00Z")).unwrap().at,
         time("2026-10-26T01:30:00Z")
     );
     let long = every("30 2 * * *", "Europe/Berlin", "3h");
@@ -248,17 +268,14 @@ fn a_window_longer_than_its_period_is_always_open() {
 fn a_one_off_window_never_opens_again() {
     let once = windows("[{name: w, start: 2026-12-05T08:00:00+01:00, end: 2026-12-05T18:00:00+01:00}]");
     assert_eq!(
-        once.opens_after(time("2026-12-05T06:59:59Z")).unwrap().0,
+        once.opens_after(time("2026-12-05T06:59:59Z")).unwrap().at,
         time("2026-12-05T07:00:00Z")
     );
     assert_eq!(
         closes(&once, "2026-12-05T07:00:00Z"),
         Some(time("2026-12-05T17:00:00Z"))
     );
-    assert_eq!(
-        once.at(time("2026-12-05T17:00:00Z")),
-        WindowState::Closed { next: None }
-    );
+    assert_eq!(once.at(time("2026-12-05T17:00:00Z")), NEVER);
 }
 
 /// The days of a schedule's openings in some span.
@@ -266,9 +283,9 @@ fn days(schedule: &str, from: &str, to: &str) -> Vec<String> {
     let opens = every(schedule, "UTC", "1h");
     let mut at = time(from) - TimeDelta::seconds(1);
     let mut found = Vec::new();
-    while let Some((next, _)) = opens.opens_after(at).filter(|(next, _)| *next < time(to)) {
-        found.push(next.format("%m-%d").to_string());
-        at = next;
+    while let Some(next) = opens.opens_after(at).filter(|next| next.at < time(to)) {
+        found.push(next.at.format("%m-%d").to_string());
+        at = next.at;
     }
     found
 }
@@ -296,6 +313,7 @@ fn the_five_fields_mean_what_a_cron_job_means() {
     assert_eq!(month("0 2 1-7 * *").len(), 7);
     assert_eq!(month("0 2 */10 * *"), ["11-01", "11-11", "11-21"]);
     assert_eq!(month("@daily").len(), 30);
+    assert_eq!(month("@midnight").len(), 30);
     assert_eq!(month("@weekly"), sundays);
     assert_eq!(
         days("@monthly", "2026-01-01T00:00:00Z", "2026-04-01T00:00:00Z"),
@@ -311,16 +329,23 @@ fn the_five_fields_mean_what_a_cron_job_means() {
     );
 }
 
-fn problem(window: &str) -> String {
+/// Why a window is refused, if it is.
+pub fn refusal(window: &str) -> Option<String> {
     let windows: Vec<MaintenanceWindow> = serde_saphyr::from_str(&format!("[{window}]")).unwrap();
-    Windows::parse(&windows).unwrap_err().to_string()
+    Some(Windows::parse(&windows, &[]).err()?.to_string())
+}
+
+fn problem(window: &str) -> String {
+    refusal(window).unwrap_or_else(|| panic!("{window} is taken"))
 }
 
 #[test]
 fn what_is_no_schedule_is_refused_with_field_value_and_remedy() {
     for schedule in [
-        "0 0 2 * * *",
-        "0 0 2 * * * 2026",
+        "0 0 2 * * * * *",
+        "0 0 24 * * *",
+        "0 0 2 * * * 2101",
+        "0 0 2 30 2 *",
         "0 2 * *",
         "",
         "x",
@@ -345,7 +370,9 @@ fn what_is_no_schedule_is_refused_with_field_value_and_remedy() {
     insta::assert_snapshot!(
         "bad_schedules",
         [
-            problem("{name: w, schedule: '0 0 2 * * *', duration: 1h}"),
+            problem("{name: w, schedule: '0 0 2 * * 8', duration: 1h}"),
+            problem("{name: w, schedule: '* * 2 * * *', duration: 1h}"),
+            problem("{name: w, schedule: '0 2 * * *'}"),
             problem("{name: w, schedule: '0 2 30 2 *', duration: 1h}"),
             problem("{name: w, schedule: '61 2 * * *', duration: 1h}"),
             problem("{name: w, schedule: '0 2 * * *', duration: 1h, timeZone: Berlin}"),
@@ -365,7 +392,7 @@ fn a_rare_schedule_is_found_at_once() {
     for i in 0..100 {
         let at = time("2026-03-01T00:00:00Z") + hours(24 * i);
         assert_eq!(
-            leap_monday.opens_after(at).unwrap().0,
+            leap_monday.opens_after(at).unwrap().at,
             time("2028-02-29T01:00:00Z")
         );
         assert!(closes(&leap_monday, "2027-01-01T00:00:00Z").is_none());

@@ -120,6 +120,7 @@ maintenanceWindows: [{name: w, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:2
     let waits = Verdict::WontFitInWindow {
         needs_seconds: 1200,
         closes: at("08:20"),
+        exclusion: None,
         opens: Some(at("08:00") + hours(24)),
     };
     assert_eq!(sim.verdict("other"), waits);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec},
-    plan::UpdatePlanStatus,
+    plan::{OnWindowEnd, UpdatePlanStatus},
     shadow::{BottlerocketShadowSpec, FailureReason, NodeState, acknowledges},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -33,6 +33,8 @@ pub struct Checker {
     permits: BTreeSet<(String, String, u32)>,
     /// How many seconds each plan's nodes took, by plan UID.
     took: BTreeMap<String, Vec<u32>>,
+    /// When each node was cordoned last, by UID.
+    cordoned: BTreeMap<String, DateTime<Utc>>,
 }
 
 impl Checker {
@@ -159,8 +161,8 @@ impl Checker {
             skew.abs() < TimeDelta::seconds(30),
             "S4: granted by a clock that is {skew} off"
         );
-        let closes =
-            open_until(&plan.spec, now).unwrap_or_else(|| panic!("S4: {who} granted outside a window"));
+        let closes = open_until(&plan.spec, entry.waiting_since, now)
+            .unwrap_or_else(|| panic!("S4: {who} granted outside a window"));
         if let Some(closes) = closes {
             let needs = self.needs(plan);
             assert!(
@@ -396,8 +398,10 @@ impl Checker {
                 assert_eq!(grant.phase, GrantPhase::Granted, "S5: {}", node.name);
                 assert_eq!((&disruption.run, disruption.attempt), (&grant.run, grant.attempt));
                 let plan = plan_of(world, grant);
+                let since = ledger.plans[&grant.plan].waiting_since;
+                self.cordoned.insert(node.uid.clone(), now);
                 assert!(
-                    open_until(&plan.spec, now).is_some(),
+                    open_until(&plan.spec, since, now).is_some(),
                     "S4: {} cordoned outside a window",
                     node.name
                 );
@@ -459,7 +463,8 @@ impl Checker {
         node: &NodeFacts,
         ledger: Option<&UpdateLedgerSpec>,
     ) {
-        let grant = &ledger.expect("S5: no permit without a ledger").grants[&node.uid];
+        let ledger = ledger.expect("S5: no permit without a ledger");
+        let grant = &ledger.grants[&node.uid];
         let first = self
             .permits
             .insert((node.uid.clone(), grant.run.clone(), grant.attempt));
@@ -474,8 +479,16 @@ impl Checker {
             node.name
         );
         if let Some(plan) = plans.iter().find(|plan| plan.uid == grant.plan) {
+            let since = ledger
+                .plans
+                .get(&grant.plan)
+                .and_then(|entry| entry.waiting_since);
+            let open = |at| open_until(&plan.spec, since, at).is_some();
+            let cordoned = self.cordoned.get(&node.uid);
+            let finishes =
+                plan.spec.on_window_end == OnWindowEnd::Finish && cordoned.is_some_and(|at| open(*at));
             assert!(
-                open_until(&plan.spec, now).is_some(),
+                open(now) || finishes,
                 "S4: {} reboots outside a window",
                 node.name
             );

@@ -36,6 +36,10 @@ pub fn minutes(n: i64) -> TimeDelta {
     TimeDelta::minutes(n)
 }
 
+pub fn days(n: i64) -> TimeDelta {
+    TimeDelta::days(n)
+}
+
 pub fn hours(n: i64) -> TimeDelta {
     TimeDelta::hours(n)
 }

@@ -4,7 +4,7 @@
 use api::{
     ledger::{Grant, GrantPhase, UpdateLedgerSpec},
     names,
-    plan::UpdatePlanSpec,
+    plan::{MaintenanceWindow, UpdatePlanSpec},
 };
 use chrono::{DateTime, Utc};
 use kube_core::SelectorExt;
@@ -47,33 +47,56 @@ pub fn released(world: &World, uid: &str, grant: &Grant) {
     assert!(ends, "{} is released in {}", node.name, grant.phase);
 }
 
-pub fn open_until(spec: &UpdatePlanSpec, now: DateTime<Utc>) -> Option<Option<DateTime<Utc>>> {
-    let windows = &spec.maintenance_windows;
-    let once: Option<Vec<_>> = windows
-        .iter()
-        .map(|window| window.start.zip(window.end))
-        .collect();
-    let Some(once) = once else {
-        return match Windows::parse(windows).ok()?.at(now) {
-            WindowState::Always => Some(None),
-            WindowState::Open { closes, .. } => Some(Some(closes)),
+/// Until when a window is open, for what has waited since then. None: closed. `Some(None)`: without an end of its own.
+pub fn open_until(
+    spec: &UpdatePlanSpec,
+    since: Option<DateTime<Utc>>,
+    now: DateTime<Utc>,
+) -> Option<Option<DateTime<Utc>>> {
+    let once = |windows: &[MaintenanceWindow]| -> Option<Vec<_>> {
+        windows
+            .iter()
+            .map(|window| window.start.zip(window.end))
+            .collect()
+    };
+    let (Some(windows), Some(exclusions)) = (once(&spec.maintenance_windows), once(&spec.exclusions)) else {
+        let windows = Windows::parse(&spec.maintenance_windows, &spec.exclusions).ok()?;
+        return match windows.waiting_since(since).at(now) {
             WindowState::Closed { .. } => None,
+            open => Some(open.not_after(now)),
         };
     };
-    if once.is_empty() {
-        return Some(None);
-    }
-    let open_at = |at| {
-        once.iter()
+    let open_at = |at: DateTime<Utc>| {
+        windows
+            .iter()
             .filter(|(start, end)| *start <= at && at < *end)
             .map(|(_, end)| *end)
             .max()
     };
-    let mut closes = open_at(now)?;
-    while let Some(later) = open_at(closes) {
-        closes = later;
+    let excluded = |from: DateTime<Utc>, to: DateTime<Utc>| {
+        exclusions
+            .iter()
+            .filter(|(start, end)| *start <= to && from < *end)
+            .map(|(start, _)| *start)
+            .min()
+    };
+    let closes = if windows.is_empty() {
+        let Some(begins) = excluded(now, DateTime::<Utc>::MAX_UTC) else {
+            return Some(None);
+        };
+        begins
+    } else {
+        let mut closes = open_at(now)?;
+        while let Some(later) = open_at(closes) {
+            closes = later;
+        }
+        closes
+    };
+    match excluded(now, closes) {
+        Some(begins) if begins <= now => None,
+        Some(begins) => Some(Some(begins)),
+        None => Some(Some(closes)),
     }
-    Some(Some(closes))
 }
 
 pub fn runs_target(node: &NodeFacts, plan: &PlanFacts) -> bool {

@@ -4,14 +4,15 @@
 //! - [`case`]: what a run is judged by: history, machines, plans by generation, expectations
 //! - [`changes`], [`runs`], [`tracks`]: what a revision did to the grants; what a run has come to; what else has to be
 //!   remembered from revision to revision
-//! - [`machines`], [`nodes`], [`selectors`], [`windows`]: the truth by machine; what nodes say; the nodes of a plan; open
-//!   times, read independently
+//! - [`machines`], [`nodes`], [`selectors`], [`windows`], [`brupop`]: the truth by machine; what nodes say; the nodes of a
+//!   plan; open times, read independently
 //! - `budget` S1 · `grants` S2 S3 · `undone` S2 · `timing` S4 · `reboot` S5 · `eviction` S6 · `proof` S7 S8 · `restore` S9 ·
 //!   `order` S10 · `contain` S11 · `intent` S12 · `outcome` L1
 //!
 //! Two kinds of leniency, both named: [`LAG`], by which the recorder may see a change later than it happened, and
 //! [`STALE`], how old the operator's own view may be.
 
+pub mod brupop;
 mod budget;
 pub mod case;
 pub mod changes;
@@ -117,7 +118,7 @@ pub fn check(history: &History, truth: &[SimEvent], expectations: &Expectations)
         Box::new(budget::Budget),
         Box::new(grants::Grants),
         Box::new(undone::Undone),
-        Box::new(timing::Timing),
+        Box::new(timing::Timing::default()),
         Box::new(reboot::Reboot::default()),
         Box::new(eviction::Eviction::default()),
         Box::new(proof::Proof),

@@ -1,15 +1,25 @@
 //! S4: grants, cordons, permits and reboots only while a window is open, and grants only where the node will be done
-//! before it closes.
+//! before it closes. Where the plan lets nodes finish, one that was seen to be cordoned inside a window may reboot after it.
+
+use std::collections::BTreeSet;
+
+use api::UpdatePlan;
 
 use api::ledger::{Grant, GrantPhase};
+use api::plan::OnWindowEnd;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::changes::LedgerChange;
 use super::nodes::{annotation, is_cordoned, is_ours};
-use super::{Check, LAG, Moment, Promise, Report, windows};
+use super::windows::Windows;
+use super::{Check, LAG, Moment, Promise, Report};
 use crate::history::{Change, key};
 
-pub(super) struct Timing;
+#[derive(Default)]
+pub(super) struct Timing {
+    /// Nodes that were cordoned by us inside a window, by UID, as long as they are.
+    cordoned_inside: BTreeSet<String>,
+}
 
 impl Check for Timing {
     fn changed(&mut self, now: &Moment<'_>, change: &Change, report: &mut Report) {
@@ -19,10 +29,14 @@ impl Check for Timing {
         let (Some(before), Some(after)) = (&pair.before, &pair.after) else {
             return;
         };
-        if is_cordoned(before) || !is_cordoned(after) || !is_ours(after) {
+        let uid = after.metadata.uid.as_deref().unwrap_or_default();
+        if !is_cordoned(after) || !is_ours(after) {
+            self.cordoned_inside.remove(uid);
             return;
         }
-        let uid = after.metadata.uid.as_deref().unwrap_or_default();
+        if is_cordoned(before) {
+            return;
+        }
         let ledger = now.state.ledger(&now.case.expectations.namespace);
         let granted = ledger.and_then(|ledger| ledger.spec.grants.get(uid));
         let plan = granted.and_then(|grant| now.case.plan_of(grant)).or_else(|| {
@@ -30,14 +44,14 @@ impl Check for Timing {
             let disruption: api::shadow::Disruption = serde_json::from_str(text).ok()?;
             now.state.plan_of_uid(&disruption.plan_uid)
         });
-        if plan
-            .is_some_and(|plan| !windows::fitted_between(&plan.spec, now.at - LAG, now.at, TimeDelta::zero()))
-        {
+        if plan.is_some_and(|plan| !open_between(now, plan, now.at - LAG, now.at)) {
             report.add(
                 Promise::S4,
                 now.at,
                 format!("node {} was cordoned outside a window", key(after.as_ref())),
             );
+        } else {
+            self.cordoned_inside.insert(uid.to_owned());
         }
     }
 
@@ -46,7 +60,8 @@ impl Check for Timing {
             let Some(plan) = now.case.plan_of(grant) else {
                 continue;
             };
-            let fitted = |needed| windows::fitted_between(&plan.spec, now.at - LAG, now.at, needed);
+            let windows = windows_of(now, plan);
+            let fitted = |needed| windows.fitted_between(now.at - LAG, now.at, needed);
             if !fitted(TimeDelta::zero()) {
                 report.add(
                     Promise::S4,
@@ -65,10 +80,11 @@ impl Check for Timing {
                 }
             }
         }
-        for (_, before, after) in &change.kept {
+        for (uid, before, after) in &change.kept {
+            let may_reboot = |from, to| self.may_reboot(now, uid, after, from, to);
             if before.phase == GrantPhase::Drained
                 && after.phase == GrantPhase::Rebooting
-                && !open_between(now, after, now.at - LAG, now.at)
+                && !may_reboot(now.at - LAG, now.at)
             {
                 report.add(
                     Promise::S4,
@@ -79,7 +95,7 @@ impl Check for Timing {
             // The machines' own times are exact.
             if let (None, Some(permit)) = (&before.permit, &after.permit) {
                 for call in now.case.machines.of(&after.node).reboot_calls() {
-                    if call.boot_id == permit.boot_id && !open_between(now, after, call.at, call.at) {
+                    if call.boot_id == permit.boot_id && !may_reboot(call.at, call.at) {
                         let message = format!("node {} was told to reboot outside a window", after.node);
                         report.add(Promise::S4, call.at, message);
                     }
@@ -89,7 +105,28 @@ impl Check for Timing {
     }
 }
 
-fn open_between(now: &Moment<'_>, grant: &Grant, from: DateTime<Utc>, to: DateTime<Utc>) -> bool {
-    let plan = now.case.plan_of(grant);
-    plan.is_none_or(|plan| windows::fitted_between(&plan.spec, from, to, TimeDelta::zero()))
+impl Timing {
+    /// Whether, at some moment in this time, the granted node could be permitted to reboot, or told to.
+    fn may_reboot(
+        &self,
+        now: &Moment<'_>,
+        uid: &str,
+        grant: &Grant,
+        from: DateTime<Utc>,
+        to: DateTime<Utc>,
+    ) -> bool {
+        now.case.plan_of(grant).is_none_or(|plan| {
+            let finishes =
+                plan.spec.on_window_end == OnWindowEnd::Finish && self.cordoned_inside.contains(uid);
+            finishes || open_between(now, plan, from, to)
+        })
+    }
+}
+
+fn windows_of(now: &Moment<'_>, plan: &UpdatePlan) -> Windows {
+    Windows::of(&plan.spec, now.tracks.behind_since(plan))
+}
+
+fn open_between(now: &Moment<'_>, plan: &UpdatePlan, from: DateTime<Utc>, to: DateTime<Utc>) -> bool {
+    windows_of(now, plan).fitted_between(from, to, TimeDelta::zero())
 }

@@ -1,5 +1,6 @@
 //! What has to be remembered from revision to revision.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use super::case::Case;
 use super::changes::LedgerChange;
 use super::nodes::{is_available, is_ready, owner_uid};
 use super::runs::{Failures, Run, RunKey};
+use super::windows::Windows;
 use super::{LAG, STALE, selectors};
 use crate::history::{Change, Pair, State, Step, key};
 
@@ -41,6 +43,9 @@ pub struct Tracks {
     last_release_of: BTreeMap<String, DateTime<Utc>>,
     /// How long each plan's nodes took from grant to release, by plan UID.
     took: BTreeMap<String, Vec<TimeDelta>>,
+    /// Since when nodes of a plan have not run its target, by plan UID, with the target; only of plans with a window that
+    /// depends on it.
+    behind: BTreeMap<String, (String, DateTime<Utc>)>,
     nothing: Run,
 }
 
@@ -113,6 +118,32 @@ impl Tracks {
         if let Some(ledger) = ledger {
             self.note_ledger(case, step.state, ledger);
         }
+        for plan in step.state.plans.values() {
+            if Windows::open_until_done(&plan.spec) {
+                self.note_behind(case, plan, step.state);
+            }
+        }
+    }
+
+    fn note_behind(&mut self, case: &Case<'_>, plan: &UpdatePlan, state: &State) {
+        let uid = plan.metadata.uid.clone().unwrap_or_default();
+        let target = &plan.spec.target_version;
+        let nodes = self.matched(case, plan, state);
+        let is_behind =
+            |node: &String| case.machines.of(node).compare_at(state.at, target) == Some(Ordering::Less);
+        if !nodes.values().any(is_behind) {
+            self.behind.remove(&uid);
+        } else if self.behind.get(&uid).is_none_or(|(known, _)| known != target) {
+            self.behind.insert(uid, (target.clone(), state.at));
+        }
+    }
+
+    /// Since when nodes of the plan have waited for its target or been on their way to it.
+    #[must_use]
+    pub fn behind_since(&self, plan: &UpdatePlan) -> Option<DateTime<Utc>> {
+        let uid = plan.metadata.uid.as_deref().unwrap_or_default();
+        let (target, since) = self.behind.get(uid)?;
+        (*target == plan.spec.target_version).then_some(*since)
     }
 
     fn note_ledger(&mut self, case: &Case<'_>, state: &State, change: &LedgerChange) {

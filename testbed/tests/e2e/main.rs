@@ -2,7 +2,7 @@
 //! the oracle.
 //!
 //! - `rollout`: windows and waves from `kubectl apply` to `kubectl wait`, and what a person reads meanwhile
-//! - `window`: what a closing window does to nodes on their way
+//! - `window`, `exclusions`: what a closing window, or an exclusion, does to nodes on their way
 //! - `lifecycle`: the same plan again, another target, paused, deleted
 //! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
 //! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
@@ -27,6 +27,7 @@ mod caller;
 mod chart;
 mod crashes;
 mod examples;
+mod exclusions;
 mod failures;
 mod identity;
 mod idle;

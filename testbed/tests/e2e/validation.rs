@@ -252,8 +252,13 @@ async fn windows(client: &Client) {
                 &["maintenanceWindows[0].timeZone", "Local", ZONE],
             ),
             (
-                with_schedule(&json!({"schedule": "0 0 2 * * *"})),
-                &["maintenanceWindows[0].schedule", "0 0 2 * * *", FIVE_FIELDS],
+                with_schedule(&json!({"schedule": "0 0 2 * * * 2026 x"})),
+                &[
+                    "maintenanceWindows[0].schedule",
+                    "0 0 2 * * * 2026 x",
+                    FIVE_FIELDS,
+                    "or six or seven as for Brupop (seconds first)",
+                ],
             ),
             (
                 with_schedule(&json!({"schedule": "0 2 * *"})),
@@ -295,8 +300,25 @@ async fn windows(client: &Client) {
                 with_window(&json!({"name": "w", "schedule": "0 2 * * *"})),
                 &[
                     "maintenanceWindows[0]",
-                    "schedule and duration go together: give both, or neither",
+                    "a schedule of five fields, or such as @daily, needs a duration",
                 ],
+            ),
+            (
+                json!({"exclusions": [{"name": "x", "schedule": "@daily"}]}),
+                &["exclusions[0]", "a schedule of five fields, or such as @daily, needs a duration"],
+            ),
+            (
+                with_window(
+                    &json!({"name": "w", "start": "2026-11-27T00:00:00Z", "end": "2026-11-28T00:00:00Z", "duration": "1h"}),
+                ),
+                &[
+                    "maintenanceWindows[0]",
+                    "duration is for schedule; start and end say how long the window is",
+                ],
+            ),
+            (
+                json!({"onWindowEnd": "Stop"}),
+                &["spec.onWindowEnd", "\"Stop\"", "\"Withdraw\", \"Finish\""],
             ),
             (
                 with_window(&json!({"name": "w", "start": "2026-11-27T00:00:00Z"})),
@@ -323,9 +345,24 @@ async fn windows(client: &Client) {
                     "maintenanceWindows must have different names",
                 ],
             ),
+            (
+                json!({"exclusions": [{"name": "x", "schedule": "@daily", "duration": "1h"},
+                {"name": "x", "schedule": "@weekly", "duration": "1h"}]}),
+                &["spec.exclusions", "exclusions must have different names"],
+            ),
         ],
     )
     .await;
+    for good in [
+        json!({"name": "x", "schedule": "* * 22 * * SAT *"}),
+        json!({"name": "x", "schedule": "0 0 22 * * SAT", "duration": "2h"}),
+        json!({"name": "x", "schedule": "0 22 * * SAT#2", "duration": "2h", "timeZone": "Europe/Berlin"}),
+        json!({"name": "x", "start": "2026-11-27T00:00:00Z", "end": "2026-11-28T00:00:00+01:00"}),
+    ] {
+        let spec =
+            spec(&json!({"maintenanceWindows": [good], "exclusions": [good], "onWindowEnd": "Finish"}));
+        assert_eq!(refusal(client, &spec).await, None, "{good}");
+    }
 }
 
 async fn waves(client: &Client) {

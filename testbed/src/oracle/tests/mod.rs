@@ -8,3 +8,4 @@ mod reboot;
 mod steps;
 mod story;
 mod whole;
+mod windows;

@@ -80,6 +80,7 @@ impl Story {
             open_wave: 0,
             open_wave_name: String::new(),
             releasing: None,
+            waiting_since: None,
             failed: Vec::new(),
             durations: Vec::new(),
         };
