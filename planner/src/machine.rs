@@ -120,6 +120,9 @@ impl Granted<'_> {
             return self.end(None, "the node was cordoned by somebody else".to_owned());
         }
         if let Some(shadow) = &self.node.shadow {
+            if let Some(why) = self.granted_too_late(shadow) {
+                return self.end(None, why);
+            }
             if let Some((reason, message)) = self.reported_error(shadow) {
                 return self.end(Some(reason), message);
             }
@@ -148,6 +151,24 @@ impl Granted<'_> {
             return self.end(Some(FailureReason::StageTimeout), message);
         }
         Step::wait(doing, Some(deadline))
+    }
+
+    /// Whether the grant was made by an older shadow than there is, as by a controller whose watch was behind. Then the
+    /// attempt has its number from another one, or nothing is to be updated: it goes back before anybody is told of it.
+    fn granted_too_late(&self, shadow: &ShadowFacts) -> Option<String> {
+        let ShadowFacts { spec, status } = shadow;
+        let used = spec.run.as_ref() == Some(&self.grant.run)
+            && spec.attempt >= Some(self.grant.attempt)
+            && !self.asks(spec, NodeState::StagedAndPerformedUpdate);
+        let asked = self.is_ours(spec);
+        let runs = status.as_ref().map(|status| &status.current_version);
+        if used {
+            Some("its attempt had been made already".to_owned())
+        } else if !asked && runs == Some(&self.grant.to) {
+            Some(format!("it runs {} already", self.grant.to))
+        } else {
+            None
+        }
     }
 
     fn cordon(&self) -> Action {

@@ -207,3 +207,26 @@ fn s12_a_controller_that_has_not_seen_an_edit_yet_does_not_undo_what_the_ledger_
         planner::decisions::Decisions::default()
     );
 }
+
+#[test]
+fn s5_an_attempt_that_was_numbered_by_an_older_shadow_is_taken_back_before_anybody_is_told_of_it() {
+    for runs_target in [false, true] {
+        let (mut sim, node) = one_node_in(GrantPhase::Granted, "");
+        let uid = sim.facts(&node).uid.clone();
+        let facts = sim.world.nodes.iter_mut().find(|facts| facts.uid == uid).unwrap();
+        let grant = sim.world.ledger.as_ref().unwrap().grants[&uid].clone();
+        facts.disruption = None;
+        facts.unschedulable = false;
+        // What another controller has made of the node, and the one that granted had not seen.
+        let shadow = facts.shadow.as_mut().unwrap();
+        shadow.spec.state = NodeState::Idle;
+        shadow.spec.run = Some(grant.run.clone());
+        shadow.spec.attempt = Some(grant.attempt - u32::from(runs_target));
+        if runs_target {
+            shadow.status.as_mut().unwrap().current_version.clone_from(&grant.to);
+        }
+        let decisions = planner::plan(sim.now, &sim.world);
+        let ending = decisions.ledger.unwrap().spec.grants[&uid].ending.clone();
+        assert_eq!(ending.unwrap().failure, None, "withdrawn, not failed");
+    }
+}
