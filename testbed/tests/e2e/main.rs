@@ -7,7 +7,7 @@
 //! - `validation`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
 //! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
 //!   fail
-//! - `identity`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
+//! - `identity`, `strangers`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
 //! - `caller`, `tokens`: a client of the apiserver with whatever token a test gives it
 //! - `idle`, `scale`: no work makes no requests, and many nodes at once
 //!
@@ -34,6 +34,7 @@ mod limits;
 mod rollout;
 mod scale;
 mod skew;
+mod strangers;
 mod support;
 mod tokens;
 mod validation;
