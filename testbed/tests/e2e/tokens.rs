@@ -18,6 +18,8 @@ use crate::support::SOON;
 
 pub const ACCOUNT: &str = api::names::AGENT_SERVICE_ACCOUNT;
 pub const AUDIENCE: &str = api::names::TOKEN_AUDIENCE;
+/// Namespace and account of the agents.
+pub const AGENT: (&str, &str) = (NAMESPACE, ACCOUNT);
 
 /// Asks Kubernetes for a token, bound to an object if one is named by kind and name.
 pub async fn issue(
@@ -49,7 +51,7 @@ pub async fn issue(
 
 /// The token that an agent in this pod has.
 pub async fn of_pod(lab: &Lab, pod: &str) -> String {
-    issue(lab, (NAMESPACE, ACCOUNT), &[AUDIENCE], Some(("Pod", pod))).await
+    issue(lab, AGENT, &[AUDIENCE], Some(("Pod", pod))).await
 }
 
 /// The pod of the DaemonSet on a node.
