@@ -7,13 +7,9 @@
 //! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
 //! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
 //!   fail
-<<<<<<< HEAD
-//! - `identity`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
+//! - `identity`, `strangers`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
 //! - `leaders`: two controllers at once; `permits`: reboot permit against withdraw; `outage`: the Kubernetes API is gone
 //! - `kills`: programs killed at moments drawn from a seed; `streams`: a hundred agents whose server goes away
-=======
-//! - `identity`, `strangers`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
->>>>>>> w/identity
 //! - `caller`, `tokens`: a client of the apiserver with whatever token a test gives it
 //! - `idle`, `scale`: no work makes no requests, and many nodes at once
 //!
@@ -46,11 +42,8 @@ mod permits;
 mod rollout;
 mod scale;
 mod skew;
-<<<<<<< HEAD
-mod streams;
-=======
 mod strangers;
->>>>>>> w/identity
+mod streams;
 mod support;
 mod tokens;
 mod validation;
