@@ -74,6 +74,12 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         .iter()
         .any(|c| c.type_ == condition::DEGRADED && c.reason == condition::HALTED);
     let known = run.as_ref().filter(|run| run.target == target);
+    // A run that was complete has opened all its waves: newcomers wait for none of them.
+    let last_wave = known.filter(|run| run.completed_at.is_some()).and_then(|_| {
+        let (last, before) = facts.spec.waves.split_last()?;
+        Some((u32::try_from(before.len()).ok()?, last.name.clone()))
+    });
+    let (open_wave, open_wave_name) = last_wave.unwrap_or_default();
     let fresh = || {
         format!(
             "{:08x}",
@@ -90,8 +96,8 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         // Nodes that failed may be gone by now, and the halt outlives them.
         halted: known.is_some() && halted,
         wave_sizes: BTreeMap::new(),
-        open_wave: 0,
-        open_wave_name: String::new(),
+        open_wave,
+        open_wave_name,
         releasing: None,
         waiting_since: known
             .filter(|run| run.completed_at.is_none())

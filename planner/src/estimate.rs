@@ -9,7 +9,7 @@ use crate::{
     rollout::Rollout,
     spec::ValidPlan,
     waves::{Member, Place},
-    windows::{WindowState, Windows},
+    windows::{Closing, WindowState, Windows},
 };
 
 /// How many windows the rest of a rollout may take until nothing is said of its end.
@@ -148,7 +148,10 @@ fn batches_end(
     };
     for _ in 0..WINDOWS {
         match windows.at(at) {
-            WindowState::Always => return after(at, batches),
+            WindowState::Always
+            | WindowState::Open {
+                by: Closing::RunDone, ..
+            } => return after(at, batches),
             WindowState::Open { closes, .. } => {
                 let last_start = closes - pace.needs;
                 let fit = if last_start < at {
@@ -162,7 +165,7 @@ fn batches_end(
                 batches -= fit;
                 at = closes;
             }
-            WindowState::Closed { next } => at = next?.0,
+            WindowState::Closed { next, .. } => at = next?.at,
         }
     }
     None

@@ -244,7 +244,7 @@ impl View<'_> {
             Phase::Progressing | Phase::WaitingForWindow | Phase::Soaking
         );
         let never_again = phase == Phase::WaitingForWindow
-            && matches!(self.owned.window, WindowState::Closed { next: None });
+            && matches!(self.owned.window, WindowState::Closed { next: None, .. });
         let stuck = self.is_unproven() || never_again;
         let progressing = moves && (!stuck || self.counts.updating > 0);
         let complete = match (self.completed && invalid.is_none(), failed, skipped) {

@@ -9,7 +9,15 @@ use std::{
 
 use serde_json::Value;
 
-const OURS: [&str; 6] = ["agent", "api", "apiserver", "controller", "planner", "testbed"];
+const OURS: [&str; 7] = [
+    "agent",
+    "api",
+    "apiserver",
+    "controller",
+    "model",
+    "planner",
+    "testbed",
+];
 const CLIENTS: [&str; 4] = ["kube", "kube-client", "kube-runtime", "reqwest"];
 const SERVERS: [&str; 4] = ["axum", "tower-http", "tonic", "actix-web"];
 const RUNTIMES: [&str; 5] = ["tokio", "mio", "socket2", "hyper", "async-std"];
@@ -96,6 +104,11 @@ fn dependencies_point_one_way() {
     assert_eq!(ours("agent"), ["api"]);
     assert_eq!(ours("apiserver"), ["api"]);
     assert_eq!(ours("controller"), ["api", "planner"]);
+    assert_eq!(
+        ours("model"),
+        ["agent", "api", "apiserver", "controller", "planner"],
+        "the model runs what is shipped"
+    );
 }
 
 #[test]

@@ -248,14 +248,14 @@ fn s4_an_exclusion_takes_back_what_does_not_reboot_yet_and_nothing_begins_before
         sim.ledger().grants[&sim.facts(&staging).uid].not_after,
         Some(at("08:10"))
     );
-    sim.run_to(at("08:06"));
+    sim.run_to(at("08:07"));
     sim.add_node("late", "1.20.3", &[]);
     sim.settle();
     let others = sim.reasons();
     assert!(others.contains("WontFitInWindow"), "{others:?}");
     let message = sim.status("web").message.clone().unwrap();
     assert!(
-        message.contains("expected to take 5m, but exclusion sale begins 2026-11-22T08:10:00Z; the next opens 2026-11-22T09:00:00Z"),
+        message.contains("expected to take 3m24s, but exclusion sale begins 2026-11-22T08:10:00Z; the next opens 2026-11-22T09:00:00Z"),
         "{message}"
     );
     let window = sim.status("web").window.clone().unwrap();

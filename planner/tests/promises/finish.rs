@@ -106,7 +106,7 @@ fn s4_nothing_is_cordoned_after_the_close() {
 fn s4_only_what_fits_is_granted_all_the_same() {
     let mut sim = Sim::new().nodes(1).plan("web", FINISH);
     sim.settle();
-    sim.run_to(at("08:05") + seconds(1));
+    sim.run_to(at("08:07"));
     sim.add_node("late", "1.20.3", &[]);
     sim.settle();
     assert!(sim.reasons().contains("WontFitInWindow"));

@@ -213,8 +213,9 @@ fn s5_an_attempt_that_was_numbered_by_an_older_shadow_is_taken_back_before_anybo
     for runs_target in [false, true] {
         let (mut sim, node) = one_node_in(GrantPhase::Granted, "");
         let uid = sim.facts(&node).uid.clone();
-        let facts = sim.world.nodes.iter_mut().find(|facts| facts.uid == uid).unwrap();
-        let grant = sim.world.ledger.as_ref().unwrap().grants[&uid].clone();
+        let grant = sim.ledger().grants[&uid].clone();
+        let mut nodes = sim.world.nodes.iter_mut();
+        let facts = nodes.find(|facts| facts.uid == uid).unwrap();
         facts.disruption = None;
         facts.unschedulable = false;
         // What another controller has made of the node, and the one that granted had not seen.
@@ -223,7 +224,12 @@ fn s5_an_attempt_that_was_numbered_by_an_older_shadow_is_taken_back_before_anybo
         shadow.spec.run = Some(grant.run.clone());
         shadow.spec.attempt = Some(grant.attempt - u32::from(runs_target));
         if runs_target {
-            shadow.status.as_mut().unwrap().current_version.clone_from(&grant.to);
+            shadow
+                .status
+                .as_mut()
+                .unwrap()
+                .current_version
+                .clone_from(&grant.to);
         }
         let decisions = planner::plan(sim.now, &sim.world);
         let ending = decisions.ledger.unwrap().spec.grants[&uid].ending.clone();

@@ -297,3 +297,19 @@ fn a_controller_that_crashes_after_every_write_gets_there_too() {
     }
     assert_eq!(crashing.status("web"), steady.status("web"));
 }
+
+#[test]
+fn newcomers_of_a_complete_run_wait_for_no_wave_also_where_the_ledger_was_lost() {
+    let mut sim = Sim::new()
+        .nodes(2)
+        .plan("web", "waves: [{name: canary, size: 1, soak: 1m}, {name: rest}]");
+    sim.run_until_phase("web", Phase::Complete);
+    sim.run_for(minutes(5));
+    sim.lose_ledger();
+    sim.settle();
+    assert_eq!(sim.ledger().plans["uid-web"].open_wave_name, "rest");
+    sim.add_node("late", "1.20.3", &[]);
+    sim.run_for(minutes(10));
+    assert_eq!(sim.hidden("late").runs, "1.21.0");
+    sim.ends_well();
+}
