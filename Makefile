@@ -50,8 +50,9 @@ bench: tools ## Measure the operator's own time per node and its requests, on no
 	@cargo run --quiet --release -p testbed --bin bench
 
 .PHONY: verify
-verify: ## The long proofs: the planner's properties, ten thousand worlds each
+verify: ## The long proofs: the planner's properties, ten thousand worlds each; the model with a controller that crashes
 	@PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties
+	@cargo run --quiet --release -p model -- window crash
 
 .PHONY: mutants
 mutants: ## Break each guarantee on purpose and see a test fail; prints "killed N of N"
