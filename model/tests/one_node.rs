@@ -27,5 +27,8 @@ fn s4_s5_permit_and_withdraw_never_both_and_no_reboot_after_the_close() {
         panic!("{}\n{}", wrong.way.join("\n"), wrong.promise);
     }
     assert!(report.states < MOST, "not closed");
-    assert!(report.states > 100_000 && report.good > 0, "there is less to it than there was");
+    assert!(
+        report.states > 100_000 && report.good > 0,
+        "there is less to it than there was"
+    );
 }
