@@ -115,7 +115,7 @@ fn read_cron_job(text: &str) -> Result<Fields, String> {
 const LAST: [&str; 5] = ["59", "23", "31", "12", "6"];
 
 /// Where croner does not know what CronJobs take, or reads it in another way, it is written so that it reads it as they do:
-/// `*/1` in a field of days is no choice of days, and `5/15` begins at 5 and goes on to the end.
+/// `*/1` in a field of days is no choice of days, `5/15` begins at 5 and goes on to the end, and `SUN-SUN` is Sunday alone.
 fn as_cron_job(text: &str) -> String {
     if text.trim() == "@midnight" {
         return "@daily".to_owned();
@@ -127,6 +127,7 @@ fn as_cron_job(text: &str) -> String {
             return "*".to_owned();
         }
         let item = |item: &str| match item.split_once('/') {
+            _ if i == 4 && item.to_ascii_uppercase().starts_with("SUN-SUN") => "0".to_owned(),
             Some((first, step)) if first.chars().all(char::is_alphanumeric) && !first.is_empty() => {
                 format!("{first}-{}/{step}", LAST.get(i).unwrap_or(&""))
             }

@@ -306,7 +306,13 @@ fn the_five_fields_mean_what_a_cron_job_means() {
         ["11-01", "11-02", "11-09", "11-16", "11-23", "11-30"]
     );
     let sundays = ["11-01", "11-08", "11-15", "11-22", "11-29"];
-    for sunday in ["0 2 * * 0", "0 2 * * 7", "0 2 * * SUN", "0 2 * * sun"] {
+    for sunday in [
+        "0 2 * * 0",
+        "0 2 * * 7",
+        "0 2 * * SUN",
+        "0 2 * * sun",
+        "0 2 * * SUN-Sun",
+    ] {
         assert_eq!(month(sunday), sundays, "{sunday}");
     }
     assert_eq!(month("0 2 * * MON-THU").len(), 17);
