@@ -226,6 +226,9 @@ impl<'a> Look<'a> {
             let message = format!("the reboot permit was used by an earlier boot, and the node runs {runs}");
             return self.fail(FailureReason::BootedOtherVersion, message);
         }
+        if let Some(refusal @ PermitRefusal::PermitExpired { .. }) = &self.memory.work.refusal {
+            return self.fail(FailureReason::PermitExpired, refusal.to_string());
+        }
         match &self.memory.work.permit {
             Some(permit) if self.now.elapsed < permit.valid_until => Step::Reboot {
                 until: permit.valid_until,

@@ -179,17 +179,18 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// The failure as the shadow records it, after `before` others in the same run; None where the grant was
-    /// withdrawn.
+    /// The failure as the shadow records it, after `before` others in the same run; None where nothing is counted.
     #[must_use]
     pub fn as_failure(&self, before: u32) -> Option<Failure> {
         let (message, at) = (self.message.clone(), self.at);
-        self.failure.map(|reason| Failure {
-            reason,
-            message,
-            at,
-            count: before + 1,
-        })
+        self.failure
+            .filter(|reason| reason.counts())
+            .map(|reason| Failure {
+                reason,
+                message,
+                at,
+                count: before + 1,
+            })
     }
 }
 
@@ -253,6 +254,12 @@ pub enum PermitRefusal {
     /// The window has closed.
     #[error("the window closed at {not_after}")]
     WindowClosed {
+        /// When it closed.
+        not_after: DateTime<Utc>,
+    },
+    /// The window closed before the permit, which is recorded for this boot, could be used: no other will be given.
+    #[error("the window closed at {not_after}, before the permit was used")]
+    PermitExpired {
         /// When it closed.
         not_after: DateTime<Utc>,
     },
@@ -386,7 +393,16 @@ impl UpdateLedgerSpec {
         if let Some(not_after) = grant.not_after
             && now >= not_after
         {
-            return Err(PermitRefusal::WindowClosed { not_after });
+            // As long as it might be valid, an earlier process of the agent may have it, and be about to use it.
+            let used_up = grant
+                .permit
+                .as_ref()
+                .is_some_and(|permit| now >= permit.at + PERMIT_VALIDITY);
+            return Err(if used_up {
+                PermitRefusal::PermitExpired { not_after }
+            } else {
+                PermitRefusal::WindowClosed { not_after }
+            });
         }
         if let Some(permit) = &grant.permit {
             return Ok(permit.clone());
@@ -563,6 +579,16 @@ mod tests {
             ledger.permit("n", "r1", 1, "a", at(100)),
             closed,
             "nor the same permit again"
+        );
+        assert_eq!(
+            ledger.permit("n", "r1", 1, "a", at(128)),
+            closed,
+            "it may be valid yet"
+        );
+        assert_eq!(
+            ledger.permit("n", "r1", 1, "a", at(129)),
+            Err(PermitRefusal::PermitExpired { not_after: at(100) }),
+            "30 s after it was given nobody has it any more"
         );
         let grant = new_grant();
         assert_eq!(grant.permit_validity(at(10)), PERMIT_VALIDITY);

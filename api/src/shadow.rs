@@ -122,9 +122,20 @@ pub enum FailureReason {
     BootedOtherVersion,
     /// The node was not Ready for `monitoring.minReady` within `monitoring.timeout`.
     Unhealthy,
+    /// The window closed between the recording of the reboot permit and its answer, so that nobody could use it. Not
+    /// counted as a failure: the node has done nothing wrong.
+    PermitExpired,
     /// A reason that another version of the operator has written and this one does not know; the message says it.
     #[serde(other)]
     Other,
+}
+
+impl FailureReason {
+    /// Whether an attempt that ends so is one of the retries, and of the failures that halt a plan.
+    #[must_use]
+    pub fn counts(self) -> bool {
+        self != Self::PermitExpired
+    }
 }
 
 impl fmt::Display for FailureReason {

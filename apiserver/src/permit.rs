@@ -218,6 +218,7 @@ pub fn result_label(result: &Result<PermitResponse, Rejection>) -> &'static str 
             Some(PermitRefusal::WindowClosed { .. }) => "WindowClosed",
             Some(PermitRefusal::NotCordoned) => "NotCordoned",
             Some(PermitRefusal::PodsLeft { .. }) => "PodsLeft",
+            Some(PermitRefusal::PermitExpired { .. }) => "PermitExpired",
         },
     }
 }

@@ -73,7 +73,7 @@ pub fn ledger_first(actions: &[Action], snapshot: &Snapshot) -> Option<LedgerCha
     }
     (spec != ledger.spec).then_some(LedgerChange {
         spec,
-        grants: false,
+        by_fresh_nodes: false,
         events: Vec::new(),
     })
 }
@@ -120,7 +120,7 @@ mod tests {
         assert_eq!(under_way(&before).count(), 0);
         let change = ledger_first(&remove, &before).unwrap();
         assert_eq!(change.spec.plans["u"].releasing.as_deref(), Some("9"));
-        assert!(!change.grants);
+        assert!(!change.by_fresh_nodes);
 
         let said = snapshot("9", &[PLAN_FINALIZER], Some("9"));
         assert!(!held(&said));

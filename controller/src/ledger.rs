@@ -29,7 +29,7 @@ pub async fn swap(
     mut change: LedgerChange,
 ) -> Result<Swap, RequestError> {
     let mut limit = context.fence.limit();
-    if change.grants {
+    if change.by_fresh_nodes {
         let Some(left) = nodes_fresh_for(context) else {
             afresh::nodes(context).await?;
             return Ok(Swap::Renewed);

@@ -124,7 +124,7 @@ impl Api {
     async fn swap(&self, grants: bool) -> Result<Swap, RequestError> {
         let change = LedgerChange {
             spec: UpdateLedgerSpec::default(),
-            grants,
+            by_fresh_nodes: grants,
             events: vec![],
         };
         swap(&self.context, &self.context.view.snapshot().unwrap(), change).await

@@ -165,7 +165,7 @@ impl Model {
                 sent: true,
                 ledger: self.ledger_ids(&ledger.spec, seen.now),
                 fenced: ledger.metadata.resource_version.as_deref() == Some(VERSION),
-                grants: change.grants,
+                grants: change.by_fresh_nodes,
                 ..Swap::default()
             });
             return Ok(round);

@@ -40,8 +40,9 @@ pub struct Decisions {
 pub struct LedgerChange {
     /// What it is to hold.
     pub spec: UpdateLedgerSpec,
-    /// Whether grants are among the changes: then what is known of the nodes must be at most 5 s old.
-    pub grants: bool,
+    /// Whether it makes grants, or opens a wave because the nodes of the one before are healthy: then what is known of
+    /// the nodes must be at most 5 s old.
+    pub by_fresh_nodes: bool,
     /// What to publish once it is written.
     pub events: Vec<Event>,
 }

@@ -95,7 +95,7 @@ fn has_failed(planning: &Planning<'_>, member: &Member<'_>, valid: &ValidPlan, e
         .filter(|grant| grant.run == entry.run);
     let Some((ending, reason)) = grant
         .and_then(|g| g.ending.as_ref())
-        .and_then(|e| Some((e, e.failure?)))
+        .and_then(|e| Some((e, e.failure.filter(|reason| reason.counts())?)))
     else {
         return false;
     };

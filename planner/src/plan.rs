@@ -70,7 +70,8 @@ pub(crate) struct Planning<'a> {
     pub world: &'a World,
     /// The ledger as it is to be.
     pub ledger: UpdateLedgerSpec,
-    pub grants_made: bool,
+    /// Whether the ledger changes by what the nodes are like now.
+    pub by_fresh_nodes: bool,
     pub actions: Vec<Action>,
     unexplained: BTreeSet<String>,
     pub events: Vec<Event>,
@@ -87,7 +88,7 @@ impl<'a> Planning<'a> {
             now,
             world,
             ledger: ledger.clone(),
-            grants_made: false,
+            by_fresh_nodes: false,
             actions: Vec::new(),
             unexplained: BTreeSet::new(),
             events: Vec::new(),
@@ -274,7 +275,7 @@ impl<'a> Planning<'a> {
 
     fn announce(&mut self, grant: &Grant, plan: &str, ending: &Ending) {
         let node = Some(grant.node.as_str());
-        match ending.failure {
+        match ending.failure.filter(|failure| failure.counts()) {
             Some(failure) => {
                 let note = format!("node {} failed ({failure}): {}", grant.node, ending.message);
                 self.event(plan, node, "NodeFailed", note, true);
@@ -346,7 +347,7 @@ impl<'a> Planning<'a> {
         } else {
             decisions.ledger = Some(LedgerChange {
                 spec: self.ledger,
-                grants: self.grants_made,
+                by_fresh_nodes: self.by_fresh_nodes,
                 events: self.events,
             });
         }

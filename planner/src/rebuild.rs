@@ -32,7 +32,7 @@ pub(crate) fn rebuild(now: DateTime<Utc>, world: &World) -> Decisions {
     Decisions {
         ledger: Some(LedgerChange {
             spec,
-            grants: false,
+            by_fresh_nodes: false,
             events: Vec::new(),
         }),
         ..Decisions::default()

@@ -136,7 +136,7 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
                 );
                 let node = grant.node.clone();
                 if planning.ledger.grant(&uid, grant).is_ok() {
-                    planning.grants_made = true;
+                    planning.by_fresh_nodes = true;
                     planning.event(&facts.name, Some(&node), "NodeGranted", note, false);
                 }
             }
@@ -318,6 +318,7 @@ fn open_next_wave(
         let next = &valid.waves[index + 1].name;
         entry.open_wave += 1;
         entry.open_wave_name.clone_from(next);
+        planning.by_fresh_nodes = true;
         let note = format!(
             "wave {} is done, {} of {} updated; wave {next} starts",
             wave.name, progress.updated, progress.nodes

@@ -1,6 +1,9 @@
 //! The way out of a grant that ends without an update.
 
-use api::{ledger::PERMIT_VALIDITY, shadow::NodeState};
+use api::{
+    ledger::PERMIT_VALIDITY,
+    shadow::{FailureReason, NodeState},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Change, Granted, Step, acknowledged};
@@ -10,7 +13,10 @@ impl Granted<'_> {
     pub(super) fn leave(&self) -> Step {
         let (failed, since, message) = self.grant.ending.as_ref().map_or_else(
             || (false, self.grant.phase_since, "withdrawn".to_owned()),
-            |ending| (ending.failure.is_some(), ending.at, ending.message.clone()),
+            |ending| {
+                let failed = ending.failure.is_some_and(FailureReason::counts);
+                (failed, ending.at, ending.message.clone())
+            },
         );
         let undo = if failed {
             NodeState::ErrorReset

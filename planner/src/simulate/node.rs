@@ -1,7 +1,7 @@
 //! What a node and its agent do: they follow the shadow's spec, each step after a latency, and fail where told.
 
 use api::{
-    ledger::UpdateLedgerSpec,
+    ledger::{PermitRefusal, UpdateLedgerSpec},
     shadow::{
         AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, acknowledges,
     },
@@ -340,7 +340,7 @@ impl VirtualNode {
         &mut self,
         now: DateTime<Utc>,
         order: Order,
-        facts: &NodeFacts,
+        facts: &mut NodeFacts,
         ledger: &mut Option<UpdateLedgerSpec>,
     ) -> Did {
         let (run, attempt) = (order.1.clone().unwrap_or_default(), order.2.unwrap_or_default());
@@ -349,12 +349,20 @@ impl VirtualNode {
             .as_mut()
             .filter(|_| ready)
             .map(|ledger| ledger.permit(&facts.uid, &run, attempt, &facts.boot_id, now));
-        if let Some(Ok(_)) = permit {
-            self.job = Some((now + TimeDelta::seconds(1), Job::GoDown, order));
-            Did::GotPermit
-        } else {
-            self.job = Some((now + TimeDelta::seconds(10), Job::AskPermit, order));
-            Did::Nothing
+        match permit {
+            Some(Ok(_)) => {
+                self.job = Some((now + TimeDelta::seconds(1), Job::GoDown, order));
+                Did::GotPermit
+            }
+            Some(Err(PermitRefusal::PermitExpired { .. })) => {
+                let words = "the window closed before the permit was used";
+                self.report(facts, Err((FailureReason::PermitExpired, words)));
+                Did::Nothing
+            }
+            _ => {
+                self.job = Some((now + TimeDelta::seconds(10), Job::AskPermit, order));
+                Did::Nothing
+            }
         }
     }
 

@@ -90,7 +90,7 @@ fn s4_what_nine_of_ten_nodes_took_must_be_left_of_the_window() {
         sim.plan_mut("web").spec.max_unavailable = api::quantity::IntOrPercent::Int(2);
         sim.now = at("09:00");
         let decisions = sim.decide();
-        let granted = decisions.ledger.is_some_and(|change| change.grants);
+        let granted = decisions.ledger.is_some_and(|change| change.by_fresh_nodes);
         assert_eq!(
             granted, fits,
             "{slow} of 10 nodes took longer than the hour that is left"

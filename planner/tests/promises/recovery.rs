@@ -40,7 +40,7 @@ fn a_lost_ledger_is_rebuilt_before_anything_else_and_the_run_goes_on() {
         let rebuilt = sim.decide();
         let change = rebuilt.ledger.expect("it is made anew");
         assert!(
-            !change.grants && rebuilt.actions.is_empty(),
+            !change.by_fresh_nodes && rebuilt.actions.is_empty(),
             "and nothing else is done, after {after} s"
         );
         sim.settle();

@@ -233,6 +233,36 @@ fn s4_no_permit_is_given_to_a_node_that_asks_after_the_close() {
 }
 
 #[test]
+fn a_permit_that_nobody_could_use_before_the_close_is_no_failure() {
+    let mut sim = Sim::new().nodes(1).plan("web", TWO_WINDOWS);
+    sim.run_until("it is drained", |sim| {
+        sim.ledger()
+            .grants
+            .values()
+            .any(|g| g.phase == GrantPhase::Drained)
+    });
+    sim.break_node("n01", Fault::AgentSilent);
+    sim.run_to(at("08:09") + seconds(59));
+    // Its permit is recorded, and the answer lost.
+    let (node, now) = (sim.facts("n01").clone(), sim.now);
+    let ledger = sim.world.ledger.as_mut().unwrap();
+    let run = ledger.grants[&node.uid].run.clone();
+    ledger.permit(&node.uid, &run, 1, &node.boot_id, now).unwrap();
+    sim.run_to(at("08:10") + seconds(1));
+    sim.mend_node("n01");
+    sim.run_to(at("08:12"));
+    assert!(sim.hidden("n01").reboots.is_empty() && !sim.facts("n01").unschedulable);
+    assert!(sim.ledger().grants.is_empty());
+    assert_eq!(
+        sim.status("web").nodes.failed,
+        0,
+        "one failure would halt the plan"
+    );
+    sim.run_until_phase("web", Phase::Complete);
+    sim.ends_well();
+}
+
+#[test]
 fn s4_a_window_that_never_closes_takes_nothing_back_and_is_no_reason_to_write() {
     let always = "
 drain: {timeout: 10h}

@@ -67,7 +67,7 @@ impl Checker {
             );
         }
         let Some(old) = &world.ledger else {
-            assert!(!change.grants, "grants in a ledger that is made anew");
+            assert!(!change.by_fresh_nodes, "grants in a ledger that is made anew");
             let known = |(uid, entry): (&String, &PlanEntry)| (uid.clone(), entry.durations.clone());
             self.took = new.plans.iter().map(known).collect();
             return;
@@ -80,7 +80,15 @@ impl Checker {
             .iter()
             .filter(|(uid, _)| !old.grants.contains_key(*uid))
             .collect();
-        assert_eq!(change.grants, !made.is_empty(), "grants are announced");
+        let opens_wave = new.plans.iter().any(|(uid, entry)| {
+            let before = old.plans.get(uid).filter(|before| before.run == entry.run);
+            before.is_some_and(|before| before.open_wave < entry.open_wave)
+        });
+        let by_nodes = !made.is_empty() || opens_wave;
+        assert!(
+            change.by_fresh_nodes || !by_nodes,
+            "decided by what the nodes are like"
+        );
         for (uid, grant) in &made {
             self.grant(now, world, new, uid, grant);
         }

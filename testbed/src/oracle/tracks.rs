@@ -184,7 +184,8 @@ impl Tracks {
                     .entry(grant.wave.clone())
                     .or_default() += 1;
             }
-            if let Some(reason) = grant.ending.as_ref().and_then(|ending| ending.failure) {
+            let failed = grant.ending.as_ref().and_then(|ending| ending.failure);
+            if let Some(reason) = failed.filter(|reason| *reason != FailureReason::PermitExpired) {
                 self.failures(run, uid, &grant.node, reason).released += 1;
             }
         }

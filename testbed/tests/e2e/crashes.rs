@@ -17,6 +17,7 @@ use testbed::oracle::Expectations;
 use testbed::truth::SimEventKind;
 use testbed::wait;
 
+use crate::budgets::forget_what_was_cut_off;
 use crate::support::{
     NEW, SOON, assert_untouched, complete, lab, lab_with, machines, plan, reboots, seconds, status, versions,
 };
@@ -96,6 +97,7 @@ pub async fn all_is_well(lab: Lab, expectations: &Expectations) {
 #[tokio::test(flavor = "multi_thread")]
 async fn l2_a_controller_killed_at_every_step_goes_on_from_there() {
     let mut lab = Box::pin(Lab::start(unhurried(5), &quick_lease())).await.unwrap();
+    let _janitor = forget_what_was_cut_off(lab.client.clone());
     lab.apply(&plan("p", &json!({"monitoring": {"minReady": "500ms"}})))
         .await
         .unwrap();

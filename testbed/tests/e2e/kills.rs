@@ -6,7 +6,6 @@
 //! `KILL_SEEDS=20` tries the first twenty, `KILL_SEEDS=7-9` those three. What was drawn and done is printed where a
 //! seed fails.
 
-mod budgets;
 mod writes;
 
 use std::collections::BTreeMap;
@@ -21,8 +20,8 @@ use testbed::oracle::Expectations;
 use testbed::process::Process;
 use testbed::truth::TruthLog;
 use tokio::time::sleep;
-use tokio_util::task::AbortOnDropHandle;
 
+use crate::budgets::forget_what_was_cut_off;
 use crate::support::{
     SOON, assert_untouched, complete, edit, get_shadow, lab_with, machines, plan, reboots, show,
 };
@@ -191,7 +190,7 @@ async fn one_seed(lab: &mut Lab, seed: u64, target: &str) {
     let truth = lab.fleet.truth().clone();
     let events = truth.events().len();
     let crashes = lab.operator.crashes();
-    let _janitor = AbortOnDropHandle::new(tokio::spawn(budgets::forget_what_was_cut_off(lab.client.clone())));
+    let _janitor = forget_what_was_cut_off(lab.client.clone());
     start(lab, target).await;
 
     let operator = &mut lab.operator;

@@ -10,6 +10,7 @@
 //! - `identity`, `strangers`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
 //! - `leaders`: two controllers at once; `permits`: reboot permit against withdraw; `outage`: the Kubernetes API is gone
 //! - `kills`: programs killed at moments drawn from a seed; `streams`: a hundred agents whose server goes away
+//! - `budgets`: PodDisruptionBudgets without the evictions that a kill has cut off
 //! - `caller`, `tokens`: a client of the apiserver with whatever token a test gives it
 //! - `idle`, `scale`: no work makes no requests, and many nodes at once
 //!
@@ -23,6 +24,7 @@
 )]
 
 mod bad_nodes;
+mod budgets;
 mod caller;
 mod chart;
 mod crashes;

@@ -59,6 +59,12 @@ fn refusals_of_the_permit_are_waited_out() {
     bench.ask(NodeState::RebootedIntoUpdate);
     bench.permits.push_back(Err(PermitRefusal::OtherBoot));
     assert_eq!(bench.run(), ["permit r1/1 boot-a", "report BootedOtherVersion"]);
+    let mut bench = Bench::staged();
+    bench.ask(NodeState::RebootedIntoUpdate);
+    bench
+        .permits
+        .push_back(Err(PermitRefusal::PermitExpired { not_after }));
+    assert_eq!(bench.run(), ["permit r1/1 boot-a", "report PermitExpired"]);
 }
 
 fn bench_time() -> chrono::DateTime<chrono::Utc> {

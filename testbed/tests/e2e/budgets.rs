@@ -11,13 +11,18 @@ use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::api::{ListParams, PostParams};
 use kube::{Api, Client};
+use tokio_util::task::AbortOnDropHandle;
 
 /// An eviction that is not cut off reaches its pod within so long; the budget has whole seconds.
 const REACHES_WITHIN: TimeDelta = TimeDelta::milliseconds(1500);
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Takes what was cut off out of the budgets, for ever.
-pub async fn forget_what_was_cut_off(client: Client) {
+/// Takes what was cut off out of the budgets, until the handle is dropped.
+pub fn forget_what_was_cut_off(client: Client) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(forget_for_ever(client)))
+}
+
+async fn forget_for_ever(client: Client) {
     let budgets: Api<PodDisruptionBudget> = Api::default_namespaced(client.clone());
     let pods: Api<Pod> = Api::default_namespaced(client);
     loop {
