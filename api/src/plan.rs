@@ -1,5 +1,7 @@
 //! `UpdatePlan`: which nodes, which version, when, how many at once; and how far it is.
 
+mod topology;
+
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector};
 use kube_derive::{CustomResource, KubeSchema};
@@ -10,6 +12,8 @@ use crate::{
     quantity::{IntOrPercent, Span, at_most, within},
     shadow::FailureReason,
 };
+
+pub use topology::Topology;
 
 /// What is wanted. Every field is checked by the API server as far as CEL can say it, and by the controller
 /// (condition `Valid`) where it cannot.
@@ -57,9 +61,13 @@ pub struct UpdatePlanSpec {
     pub target_version: String,
 
     /// nodeSelector: the nodes that the plan is for, among those with the label
-    /// `bottlerocket.aws/updater-interface-version=2.0.0`. `{}` is all of them. A node that several plans select
-    /// belongs to the oldest, then to the first by name.
+    /// `bottlerocket.aws/updater-interface-version=2.0.0`. `{}` is all of them.
     pub node_selector: LabelSelector,
+
+    /// priority: a node that several plans select belongs to the one with the highest priority, then to the oldest, then
+    /// to the first by name. A node that is being updated stays with its plan until it is Idle. Default 0.
+    #[serde(default)]
+    pub priority: i32,
 
     /// paused: nothing is granted; nodes that are not yet rebooting go back to Idle, the others finish.
     #[serde(default)]
@@ -98,6 +106,10 @@ pub struct UpdatePlanSpec {
     /// a percentage of the matched nodes, rounded down but at least 1. Default 1.
     #[serde(default = "one_node")]
     pub max_unavailable: IntOrPercent,
+
+    /// topology: of how many domains, such as zones, nodes are disrupted at a time. None: of any number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topology: Option<Topology>,
 
     /// waves: the order in which the nodes are updated; a wave starts when the one before is done and soaked. The
     /// last wave takes every node that is left, so it has neither size nor nodeSelector. None: one wave of

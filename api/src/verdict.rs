@@ -138,6 +138,18 @@ pub enum Verdict {
         /// Some of the nodes that are unavailable, at most 5, each with the reason for people: `node-3 (not Ready)`.
         by: Vec<String>,
     },
+    /// Nodes of as many other domains are unavailable as may be.
+    DomainBusy {
+        /// The node's domain.
+        domain: String,
+        /// The label whose values are the domains.
+        key: String,
+        /// Of how many domains nodes may be unavailable.
+        max: u32,
+        /// Some of the domains that have unavailable nodes, at most 5, each with one of them: `a is busy with node-3 (not
+        /// Ready)`.
+        busy: Vec<String>,
+    },
 }
 
 impl Verdict {
@@ -181,6 +193,7 @@ impl Verdict {
             Self::WindowTooShort { .. } => "WindowTooShort",
             Self::ClockSkewed { .. } => "ClockSkewed",
             Self::BudgetSpent { .. } => "BudgetSpent",
+            Self::DomainBusy { .. } => "DomainBusy",
         }
     }
 }
@@ -308,6 +321,9 @@ impl fmt::Display for Verdict {
                     "maxUnavailable of the {limit} is {max}, spent by {}{more}",
                     by.join(", ")
                 )
+            }
+            Self::DomainBusy { key, max, busy, .. } => {
+                write!(f, "at most {max} {key} at a time: {}", busy.join(", "))
             }
         }
     }

@@ -1,18 +1,17 @@
 //! One plan's next grants, as far as waves, windows and budgets go; and why every other node waits.
 
-use std::collections::HashMap;
-
 use api::{
-    ledger::{Grant, GrantPhase, MAX_GRANTS, PlanEntry},
+    ledger::{Grant, GrantPhase, PlanEntry},
     verdict::Verdict,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
+    budgets::Budgets,
     owners::Owned,
     pace::Pace,
     plan::{MAX_CLOCK_SKEW, Planning},
-    rollout::{Rollout, unavailable},
+    rollout::Rollout,
     spec::ValidPlan,
     waves::{self, Assignment, Place},
     windows::{Closing, WindowState},
@@ -52,13 +51,7 @@ pub(crate) fn grant_next(
     let clock = clock_verdict(planning);
     let needs = Pace::of(valid, entry).needs;
     let closed = window_verdict(planning, rollout.owned, valid, needs);
-    let mut down = rollout.unavailable.clone();
-    let mut down_in_wave: HashMap<usize, Vec<String>> = HashMap::new();
-    for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
-        if let Some(node) = unavailable(member) {
-            down_in_wave.entry(*wave).or_default().push(node);
-        }
-    }
+    let mut budgets = Budgets::new(planning, rollout, valid, assignment);
     for i in order {
         let wave = assignment.wave_of[i];
         let node = rollout.members[i].node;
@@ -66,28 +59,12 @@ pub(crate) fn grant_next(
             .clone()
             .or_else(|| wave_verdict(valid, entry, assignment, wave))
             .or_else(|| closed.clone())
-            .or_else(|| {
-                let max = rollout.max_unavailable;
-                (down.len() >= max).then(|| spent(&down, max, "plan".to_owned()))
-            })
-            .or_else(|| {
-                let max = valid.waves[wave]
-                    .max_unavailable?
-                    .at_most(assignment.waves[wave].nodes);
-                let down = down_in_wave.get(&wave).map_or(&[][..], Vec::as_slice);
-                (down.len() >= max).then(|| spent(down, max, format!("wave {}", valid.waves[wave].name)))
-            })
-            .or_else(|| {
-                let live = planning.ledger.grants.len() + grants.len();
-                (live >= MAX_GRANTS).then(|| spent(&down, MAX_GRANTS, "operator".to_owned()))
-            });
+            .or_else(|| budgets.refusal(node, wave));
         if verdict.is_some() {
             rollout.verdicts[i] = verdict;
             continue;
         }
-        let granted = format!("{} (being updated)", node.name);
-        down_in_wave.entry(wave).or_default().push(granted.clone());
-        down.push(granted);
+        budgets.take(node, wave);
         grants.push((
             node.uid.clone(),
             grant(planning.now, rollout.owned, valid, entry, node, wave),
@@ -126,17 +103,6 @@ fn grant(
         not_after: owned.window.not_after(now),
         permit: None,
         ending: None,
-    }
-}
-
-fn spent(down: &[String], max: usize, limit: String) -> Verdict {
-    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-    let by = down.iter().take(5).cloned().collect();
-    Verdict::BudgetSpent {
-        unavailable: number(down.len()),
-        max: number(max),
-        limit,
-        by,
     }
 }
 

@@ -13,6 +13,7 @@
 //! * `rollout`: one plan's nodes and waves, and the order in which things are decided
 //! * `failures`: which nodes have failed, and when that halts the plan
 //! * `grants`: the next grants, and why every other node waits
+//! * `budgets`: what is still to be had of every limit
 //! * `pace`: how long nodes take, learned from those that were updated
 //! * `estimate`: when the last node will be done
 //! * `report`: one plan's status
@@ -23,6 +24,7 @@
 //!
 //! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
 
+mod budgets;
 pub mod decisions;
 mod entries;
 mod estimate;

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Reasons that follow from what other nodes do: there is nothing that a person could do about them.
-const FOLLOWS: [&str; 2] = ["WaveNotReached", "BudgetSpent"];
+const FOLLOWS: [&str; 3] = ["WaveNotReached", "BudgetSpent", "DomainBusy"];
 
 /// What phase and message are made of.
 pub(crate) struct View<'a> {
@@ -127,7 +127,9 @@ impl View<'_> {
                 } else {
                     " and others"
                 };
-                format!("every node that nodeSelector matches belongs to an older plan: {plan}{others}")
+                format!(
+                    "every node that nodeSelector matches belongs to a plan that comes before this one: {plan}{others}"
+                )
             }
         }
     }

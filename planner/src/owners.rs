@@ -1,6 +1,6 @@
 //! Which plan a node belongs to.
 
-use std::collections::HashMap;
+use std::{cmp::Reverse, collections::HashMap};
 
 use api::{
     ledger::{PlanEntry, UpdateLedgerSpec},
@@ -43,11 +43,12 @@ fn in_run(valid: ValidPlan, entry: Option<&PlanEntry>) -> ValidPlan {
     ValidPlan { windows, ..valid }
 }
 
-/// Every plan with its nodes, the oldest plan first, then by name. A granted node stays with the plan of its grant;
-/// any other belongs to the first plan that selects it, whatever state that plan is in.
+/// Every plan with its nodes: the highest priority first, then the oldest, then by name. A granted node stays with the
+/// plan of its grant; any other belongs to the first plan that selects it, whatever state that plan is in.
 pub(crate) fn owned<'a>(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLedgerSpec) -> Vec<Owned<'a>> {
     let mut facts: Vec<&PlanFacts> = world.plans.iter().collect();
-    facts.sort_by(|a, b| (a.created, &a.name, &a.uid).cmp(&(b.created, &b.name, &b.uid)));
+    let precedence = |plan: &PlanFacts| (Reverse(plan.spec.priority), plan.created);
+    facts.sort_by(|a, b| (precedence(a), &a.name, &a.uid).cmp(&(precedence(b), &b.name, &b.uid)));
     let mut plans: Vec<Owned<'a>> = facts
         .into_iter()
         .map(|facts| {

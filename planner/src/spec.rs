@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{
-    plan::{OnWindowEnd, UpdatePlanSpec, Wave},
+    plan::{OnWindowEnd, Topology, UpdatePlanSpec, Wave},
     quantity::IntOrPercent,
     shadow::Disruption,
 };
@@ -45,6 +45,8 @@ pub struct ValidPlan {
     pub node_duration: TimeDelta,
     /// How many of the matched nodes may be unavailable.
     pub max_unavailable: IntOrPercent,
+    /// Of how many domains nodes may be unavailable.
+    pub topology: Option<Topology>,
     /// The waves, at least one; the last takes every node that is left.
     pub waves: Vec<ValidWave>,
     /// How often a node is tried again.
@@ -117,12 +119,15 @@ impl ValidPlan {
         let UpdatePlanSpec {
             target_version,
             node_selector,
+            // An invalid plan keeps its nodes, so its priority is read from the spec.
+            priority: _,
             paused,
             maintenance_windows,
             exclusions,
             on_window_end,
             expected_node_duration,
             max_unavailable,
+            topology,
             waves,
             drain,
             monitoring,
@@ -152,6 +157,7 @@ impl ValidPlan {
             on_window_end: *on_window_end,
             node_duration: expected_node_duration.delta(),
             max_unavailable: *max_unavailable,
+            topology: topology.clone(),
             waves: parse_waves(waves)?,
             retries: failure_policy.retries,
             threshold: failure_policy.threshold,

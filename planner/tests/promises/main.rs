@@ -19,5 +19,6 @@ mod properties;
 mod recovery;
 mod rollout;
 mod schedules;
+mod topology;
 mod waves;
 mod windows;

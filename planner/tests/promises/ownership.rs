@@ -59,6 +59,69 @@ fn s3_a_plan_of_the_same_age_comes_by_name() {
 }
 
 #[test]
+fn s3_the_highest_priority_owns_whatever_the_age() {
+    let mut sim = db_and_web()
+        .plan("old", "")
+        .plan(
+            "db",
+            "targetVersion: 1.21.5\npriority: 7\nnodeSelector: {matchLabels: {pool: db}}",
+        )
+        .plan("low", "priority: -1");
+    sim.settle();
+    let matched = |sim: &Sim, plan: &str| sim.status(plan).nodes.matched;
+    assert_eq!(
+        ["old", "db", "low"].map(|plan| matched(&sim, plan)),
+        [1, 2, 0],
+        "low is younger and lower"
+    );
+    sim.run_until_phase("db", Phase::Complete);
+    sim.run_until_phase("old", Phase::Complete);
+    let runs = |node: &str| sim.hidden(node).runs.clone();
+    assert_eq!(["db1", "db2", "web1"].map(runs), ["1.21.5", "1.21.5", "1.21.0"]);
+    sim.ends_well();
+}
+
+#[test]
+fn s3_a_plan_that_is_invalid_keeps_its_priority() {
+    let mut sim = Sim::new()
+        .nodes(2)
+        .plan("old", "")
+        .plan("bad", "targetVersion: v1\npriority: 1");
+    sim.run_for(hours(1));
+    assert!(sim.checker.granted.is_empty());
+    assert_eq!(sim.verdict("n01").reason(), "InvalidPlan");
+}
+
+#[test]
+fn s3_a_raised_priority_takes_a_node_when_it_is_idle() {
+    let mut sim = Sim::new()
+        .nodes(2)
+        .plan("first", "")
+        .plan("second", "targetVersion: 1.21.5");
+    sim.settle();
+    let granted = sim.granted()[0].clone();
+    sim.run_until("it reboots", |sim| !sim.hidden(&granted).up);
+    sim.edit("second", |spec| spec.priority = 1);
+    sim.run_for(seconds(1));
+    let uid = sim.facts(&granted).uid.clone();
+    assert_eq!(sim.ledger().grants[&uid].plan, "uid-first");
+    assert_eq!(sim.status("second").nodes.matched, 1);
+    sim.run_until_phase("second", Phase::Complete);
+    assert_eq!(sim.status("second").nodes.matched, 2);
+    let by_first = sim
+        .checker
+        .granted
+        .iter()
+        .filter(|(_, _, g)| g.plan == "uid-first");
+    assert_eq!(
+        by_first.count(),
+        1,
+        "finished by the plan that began, and no other"
+    );
+    sim.ends_well();
+}
+
+#[test]
 fn s3_a_plan_that_is_paused_halted_or_invalid_keeps_its_nodes() {
     for spec in [
         "paused: true",

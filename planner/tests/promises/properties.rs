@@ -108,10 +108,16 @@ fn spec() -> impl Strategy<Value = String> {
         "[{name: a, schedule: '10 * * * *', duration: 15m}, {name: b, schedule: '25 */2 * * *', duration: 30m}]",
     ]);
     let expected = prop::sample::select(vec!["1s", "4m", "12m"]);
-    (limit, waves, windows, expected, 0..3_u32, 1..4_u32).prop_map(
-        |(limit, waves, windows, expected, retries, threshold)| {
+    let topology = prop::sample::select(vec![
+        "null",
+        "{key: tier, maxDomains: 1}",
+        "{key: tier, maxDomains: 2}",
+    ]);
+    let further = (topology,);
+    (limit, waves, windows, expected, 0..3_u32, 1..4_u32, further).prop_map(
+        |(limit, waves, windows, expected, retries, threshold, (topology,))| {
             format!(
-                "maxUnavailable: {limit}\nwaves: {waves}\nmaintenanceWindows: {windows}\n\
+                "maxUnavailable: {limit}\ntopology: {topology}\nwaves: {waves}\nmaintenanceWindows: {windows}\n\
                  expectedNodeDuration: {expected}\n\
                  failurePolicy: {{retries: {retries}, threshold: {threshold}}}\n\
                  timeouts: {{stage: 5m, reboot: 5m}}\ndrain: {{timeout: 5m}}\nmonitoring: {{minReady: 30s, timeout: 4m}}"

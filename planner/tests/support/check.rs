@@ -15,6 +15,7 @@ use planner::{
 };
 use semver::Version;
 
+use super::limits;
 use super::rules::{moves_on, node_of, open_until, owned, owner, plan_of, released, runs_target};
 
 /// What the checks remember from write to write.
@@ -261,6 +262,7 @@ impl Checker {
             "S1: {unavailable} of at most {max} nodes of {} are unavailable",
             plan.name
         );
+        limits::domains(plan, matched.iter().filter(down).copied());
         let most = self.most_unavailable.entry(plan.uid.clone()).or_default();
         *most = unavailable.max(*most);
         let run = &new.plans[&plan.uid].run;

@@ -1,6 +1,8 @@
 //! The rules that the checks go by: what a window, an owner and a legal change are. None of them asks the planner
 //! for more than to read a schedule or a selector.
 
+use std::cmp::Reverse;
+
 use api::{
     ledger::{Grant, GrantPhase, UpdateLedgerSpec},
     names,
@@ -116,7 +118,8 @@ pub fn plan_of<'a>(world: &'a World, grant: &Grant) -> &'a PlanFacts {
         .expect("a grant's plan is there")
 }
 
-/// The plan that a node belongs to: that of its grant, else the oldest that selects it.
+/// The plan that a node belongs to: that of its grant, else the one with the highest priority that selects it, else the
+/// oldest of those.
 pub fn owner<'a>(world: &'a World, ledger: &UpdateLedgerSpec, node: &NodeFacts) -> Option<&'a PlanFacts> {
     if let Some(grant) = ledger.grants.get(&node.uid) {
         return world.plans.iter().find(|plan| plan.uid == grant.plan);
@@ -131,7 +134,7 @@ pub fn owner<'a>(world: &'a World, ledger: &UpdateLedgerSpec, node: &NodeFacts) 
         .plans
         .iter()
         .filter(selects)
-        .min_by_key(|plan| (plan.created, &plan.name))
+        .min_by_key(|plan| (Reverse(plan.spec.priority), plan.created, &plan.name))
 }
 
 pub fn owned<'a>(world: &'a World, ledger: &UpdateLedgerSpec, plan: &PlanFacts) -> Vec<&'a NodeFacts> {

@@ -1,6 +1,8 @@
 //! S1: no grant takes the unavailable nodes above a limit. Our own grants count absolutely, other nodes as far as the
 //! operator must know of them.
 
+use std::collections::BTreeSet;
+
 use api::ledger::{Grant, MAX_GRANTS, UpdateLedgerSpec};
 
 use super::changes::LedgerChange;
@@ -16,6 +18,7 @@ impl Check for Budget {
         for (_, grant) in &change.made {
             check_plan(now, after, grant, report);
             check_wave(now, after, grant, report);
+            check_topology(now, after, grant, report);
         }
         if !change.made.is_empty() && after.grants.len() > MAX_GRANTS {
             report.add(
@@ -95,6 +98,49 @@ fn check_wave(now: &Moment<'_>, ledger: &UpdateLedgerSpec, made: &Grant, report:
         let message = format!(
             "node {} was granted: {granted} of wave {} granted and {others} otherwise unavailable, limit {limit}",
             made.node, made.wave
+        );
+        report.add(Promise::S1, now.at, message);
+    }
+}
+
+/// A node without the label is a domain of its own. Whose labels have changed lately may be counted as before.
+fn check_topology(now: &Moment<'_>, ledger: &UpdateLedgerSpec, made: &Grant, report: &mut Report) {
+    let Some(plan) = now.case.plan_of(made) else {
+        return;
+    };
+    let Some(topology) = &plan.spec.topology else {
+        return;
+    };
+    let domain = |name: &str| {
+        let node = now
+            .state
+            .nodes
+            .get(name)
+            .filter(|_| now.tracks.known_labels(name, now.at))?;
+        let value = node
+            .metadata
+            .labels
+            .as_ref()
+            .and_then(|labels| labels.get(&topology.key));
+        Some(value.map_or_else(|| format!("node {name}"), |value| format!("label {value}")))
+    };
+    let matched = now.tracks.matched(now.case, plan, now.state);
+    let unavailable = matched.iter().filter(|(uid, node)| {
+        let granted = ledger
+            .grants
+            .get(*uid)
+            .is_some_and(|grant| grant.plan == made.plan);
+        granted || now.tracks.known_unavailable(node, now.at) && now.state.is_live(node, uid)
+    });
+    let busy: BTreeSet<String> = unavailable.filter_map(|(_, node)| domain(node)).collect();
+    if busy.len() > topology.max_domains as usize {
+        let busy: Vec<String> = busy.into_iter().collect();
+        let message = format!(
+            "node {} was granted, and nodes of {} domains are unavailable ({}), limit {}",
+            made.node,
+            busy.len(),
+            busy.join(", "),
+            topology.max_domains
         );
         report.add(Promise::S1, now.at, message);
     }

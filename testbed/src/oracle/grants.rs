@@ -8,8 +8,9 @@ use api::shadow::NodeState;
 
 use super::changes::LedgerChange;
 use super::nodes::{is_ours, owner_uid};
+use super::selectors::{comes_before, plan_selects};
 use super::{Check, Moment, Promise, Report, STALE};
-use crate::history::Change;
+use crate::history::{Change, key};
 
 pub(super) struct Grants;
 
@@ -90,6 +91,7 @@ impl Check for Grants {
     fn ledger(&mut self, now: &Moment<'_>, change: &LedgerChange, report: &mut Report) {
         for (uid, grant) in &change.made {
             new_grant(now, uid, grant, report);
+            check_owner(now, change, uid, grant, report);
             if !now.tracks.lived_lately(uid, now.state) {
                 let message = format!("node {} was granted by UID {uid}, which no node has", grant.node);
                 report.add(Promise::S3, now.at, message);
@@ -159,6 +161,35 @@ fn new_grant(now: &Moment<'_>, uid: &str, grant: &Grant, report: &mut Report) {
             grant.node, grant.attempt
         );
         report.add(Promise::S3, now.at, message);
+    }
+}
+
+/// A node is granted by the plan that comes first of those that select it, as far as the ledger's writer knew them: by the
+/// generations that the ledger records.
+fn check_owner(now: &Moment<'_>, change: &LedgerChange, uid: &str, grant: &Grant, report: &mut Report) {
+    let Some(own) = now.case.plan_of(grant) else {
+        return;
+    };
+    let Some(node) = now.state.node_of_uid(uid) else {
+        return;
+    };
+    if !now.tracks.known_labels(&grant.node, now.at) {
+        return;
+    }
+    for (other, entry) in change.after.iter().flat_map(|after| &after.plans) {
+        let first = now.case.plan(other, entry.generation).filter(|plan| {
+            let deleting = plan.metadata.deletion_timestamp.is_some();
+            *other != grant.plan && !deleting && plan_selects(plan, node) && comes_before(plan, own)
+        });
+        if first.is_some() {
+            let message = format!(
+                "node {} was granted by plan {}, but belongs to {}",
+                grant.node,
+                key(own.as_ref()),
+                entry.name
+            );
+            report.add(Promise::S3, now.at, message);
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! Which nodes a plan is for.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use api::{UpdatePlan, names};
@@ -42,7 +43,17 @@ pub fn plan_selects(plan: &UpdatePlan, node: &Node) -> bool {
     takes_part && selects(&plan.spec.node_selector, labels)
 }
 
-/// The UID of the plan that owns the node: that of its grant, else the oldest that selects it, else the first by name.
+/// Whether `one` comes before `other` where both select a node: by priority, then age, then name.
+#[must_use]
+pub fn comes_before(one: &UpdatePlan, other: &UpdatePlan) -> bool {
+    let precedence = |plan: &UpdatePlan| {
+        let created = plan.metadata.creation_timestamp.as_ref().map(|created| created.0);
+        (Reverse(plan.spec.priority), created, plan.metadata.name.clone())
+    };
+    precedence(one) < precedence(other)
+}
+
+/// Whether the plan owns the node: it has its grant, or, where there is none, comes first of all that select it.
 /// `plan` stands for the live one of its UID.
 #[must_use]
 pub fn owned_by(plan: &UpdatePlan, node: &Node, state: &State, namespace: &str) -> bool {
@@ -57,15 +68,11 @@ pub fn owned_by(plan: &UpdatePlan, node: &Node, state: &State, namespace: &str) 
     if !plan_selects(plan, node) {
         return false;
     }
-    let age = |plan: &UpdatePlan| {
-        let created = plan.metadata.creation_timestamp.as_ref().map(|created| created.0);
-        (created, plan.metadata.name.clone())
-    };
     let others = state
         .plans
         .values()
         .filter(|other| other.metadata.uid != plan.metadata.uid);
     others
         .filter(|other| plan_selects(other, node))
-        .all(|other| age(plan) < age(other))
+        .all(|other| comes_before(plan, other))
 }

@@ -3,6 +3,7 @@
 mod after;
 mod before;
 mod grants;
+mod limits;
 mod order;
 mod reboot;
 mod steps;

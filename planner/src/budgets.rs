@@ -1,0 +1,143 @@
+//! What is still to be had of every limit: the plan's, its waves', its topology's and the ledger's.
+
+use std::collections::{BTreeMap, HashMap};
+
+use api::{ledger::MAX_GRANTS, verdict::Verdict};
+
+use crate::{
+    plan::Planning,
+    rollout::{Rollout, unavailable},
+    spec::ValidPlan,
+    waves::Assignment,
+    world::NodeFacts,
+};
+
+/// How many of the nodes, or domains, that spend a limit are named.
+const NAMED: usize = 5;
+
+/// The limits of a plan, and the nodes that spend them: those that are unavailable for whatever reason, and those that
+/// are granted in this answer.
+pub(crate) struct Budgets<'a> {
+    valid: &'a ValidPlan,
+    assignment: &'a Assignment,
+    /// Of the plan.
+    max: usize,
+    down: Vec<String>,
+    down_in_wave: HashMap<usize, Vec<String>>,
+    /// The unavailable nodes of each domain that has any.
+    busy: BTreeMap<Domain, Vec<String>>,
+    /// Grants in the ledger.
+    live: usize,
+}
+
+/// Where a node is, by the plan's topology.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Domain {
+    /// With the others that have this value of the label.
+    Shared(String),
+    /// Nobody knows. Taken for a place of its own, no fewer domains are disrupted than are counted.
+    Unknown(String),
+}
+
+impl Domain {
+    fn name(&self) -> &str {
+        let (Self::Shared(name) | Self::Unknown(name)) = self;
+        name
+    }
+}
+
+impl<'a> Budgets<'a> {
+    pub fn new(
+        planning: &Planning<'_>,
+        rollout: &Rollout<'_>,
+        valid: &'a ValidPlan,
+        assignment: &'a Assignment,
+    ) -> Self {
+        let mut budgets = Self {
+            valid,
+            assignment,
+            max: rollout.max_unavailable,
+            down: Vec::new(),
+            down_in_wave: HashMap::new(),
+            busy: BTreeMap::new(),
+            live: planning.ledger.grants.len(),
+        };
+        for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
+            if let Some(words) = unavailable(member) {
+                budgets.spend(member.node, *wave, words);
+            }
+        }
+        budgets
+    }
+
+    /// Why the node, of this wave, cannot be granted beside those that spend the limits already.
+    pub fn refusal(&self, node: &NodeFacts, wave: usize) -> Option<Verdict> {
+        self.plan_refusal()
+            .or_else(|| self.wave_refusal(wave))
+            .or_else(|| self.domain_refusal(node))
+            .or_else(|| {
+                (self.live >= MAX_GRANTS).then(|| spent(&self.down, MAX_GRANTS, "operator".to_owned()))
+            })
+    }
+
+    /// The node is granted in this answer.
+    pub fn take(&mut self, node: &NodeFacts, wave: usize) {
+        self.live += 1;
+        self.spend(node, wave, format!("{} (being updated)", node.name));
+    }
+
+    fn spend(&mut self, node: &NodeFacts, wave: usize, words: String) {
+        if let Some(domain) = self.domain(node) {
+            self.busy.entry(domain).or_default().push(words.clone());
+        }
+        self.down_in_wave.entry(wave).or_default().push(words.clone());
+        self.down.push(words);
+    }
+
+    fn plan_refusal(&self) -> Option<Verdict> {
+        (self.down.len() >= self.max).then(|| spent(&self.down, self.max, "plan".to_owned()))
+    }
+
+    fn wave_refusal(&self, index: usize) -> Option<Verdict> {
+        let wave = &self.valid.waves[index];
+        let max = wave.max_unavailable?.at_most(self.assignment.waves[index].nodes);
+        let down = self.down_in_wave.get(&index).map_or(&[][..], Vec::as_slice);
+        (down.len() >= max).then(|| spent(down, max, format!("wave {}", wave.name)))
+    }
+
+    /// Where more domains have unavailable nodes than may, one that is among them does not make it better.
+    fn domain_refusal(&self, node: &NodeFacts) -> Option<Verdict> {
+        let topology = self.valid.topology.as_ref()?;
+        let domain = self.domain(node)?;
+        let others = self.busy.keys().filter(|busy| **busy != domain).count();
+        (others >= topology.max_domains as usize).then(|| Verdict::DomainBusy {
+            domain: domain.name().to_owned(),
+            key: topology.key.clone(),
+            max: topology.max_domains,
+            busy: self
+                .busy
+                .iter()
+                .take(NAMED)
+                .filter_map(|(busy, nodes)| Some(format!("{} is busy with {}", busy.name(), nodes.first()?)))
+                .collect(),
+        })
+    }
+
+    fn domain(&self, node: &NodeFacts) -> Option<Domain> {
+        let key = &self.valid.topology.as_ref()?.key;
+        Some(node.labels.get(key).map_or_else(
+            || Domain::Unknown(node.name.clone()),
+            |value| Domain::Shared(value.clone()),
+        ))
+    }
+}
+
+fn spent(down: &[String], max: usize, limit: String) -> Verdict {
+    let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    Verdict::BudgetSpent {
+        unavailable: number(down.len()),
+        max: number(max),
+        limit,
+        by: down.iter().take(NAMED).cloned().collect(),
+    }
+}
