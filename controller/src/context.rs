@@ -2,7 +2,7 @@
 
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    sync::Arc,
+    sync::{Arc, atomic::AtomicBool},
 };
 
 use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
@@ -46,6 +46,8 @@ pub struct Context {
     pub evictions: Arc<Semaphore>,
     /// The evictions that are sent. They outlive the drain that has sent them.
     pub evicting: TaskTracker,
+    /// The API server was found not to list and watch by one request.
+    pub lists_apart: AtomicBool,
     /// Each plan.
     pub plans: Api<UpdatePlan>,
     /// Each node.
@@ -110,6 +112,7 @@ impl Context {
             writes: Semaphore::new(settings.writes.into()),
             evictions: Arc::new(Semaphore::new(settings.evictions.into())),
             evicting: TaskTracker::new(),
+            lists_apart: AtomicBool::new(false),
             plans: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             shadows: Api::namespaced(client.clone(), &settings.namespace),

@@ -8,11 +8,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
-use k8s_openapi::api::core::v1::Pod;
-use kube::{
-    Api,
-    api::{ListParams, WatchEvent, WatchParams},
-};
+use kube::api::WatchEvent;
 use planner::decisions::DrainOrder;
 use tokio::{
     task::AbortHandle,
@@ -23,7 +19,8 @@ use crate::{
     context::Context,
     evict::{Evicted, evict},
     left::{Going, Left},
-    request::{RequestError, read},
+    pods,
+    request::RequestError,
 };
 
 /// How much longer than its own time-out a watch may be silent.
@@ -105,19 +102,11 @@ async fn pass(
     id: u64,
     left: &mut Left,
 ) -> Result<(), RequestError> {
-    let pods: Api<Pod> = Api::all(context.client.clone());
-    let limit = context.settings.request_timeout;
-    let on_node = format!("spec.nodeName={}", order.node);
-    let list = read(limit, pods.list(&ListParams::default().fields(&on_node))).await?;
-    left.listed(&list.items);
+    let stale = Instant::now() + context.settings.watch_timeout + WATCH_MARGIN;
+    let (pods, mut events) = pods::follow(context, &order.node).await?;
+    left.listed(&pods);
+    drop(pods);
     context.view.drain_found(&order.uid, id, left.facts());
-
-    let timeout = context.settings.watch_timeout;
-    let seconds = u32::try_from(timeout.as_secs()).unwrap_or(u32::MAX).max(1);
-    let params = WatchParams::default().fields(&on_node).timeout(seconds);
-    let version = list.metadata.resource_version.unwrap_or_default();
-    let mut events = read(limit, pods.watch(&params, &version)).await?.boxed();
-    let stale = Instant::now() + timeout + WATCH_MARGIN;
     let mut retry = None;
     loop {
         evict_all(context, left).await;

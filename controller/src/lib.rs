@@ -13,7 +13,7 @@
 //! * [`ledger`]: writes the ledger, by compare-and-swap; [`afresh`] reads what that is decided on
 //! * [`finalizers`]: the order in which a plan loses its finalizer; pure
 //! * [`apply`]: carries out the planner's actions; [`patch`] says what each writes
-//! * [`drain`]: empties nodes; `left` knows the pods that are left, [`evict`] evicts one
+//! * [`drain`]: empties nodes; [`pods`] follows a node's pods, `left` knows those that are left, [`evict`] evicts one
 //! * [`report`]: writes statuses; [`events`] publishes Events
 //! * [`metrics`] and [`health`]: what is served over HTTP
 
@@ -33,6 +33,7 @@ mod left;
 pub mod metrics;
 pub mod observe;
 pub mod patch;
+pub mod pods;
 pub mod report;
 pub mod request;
 pub mod run;

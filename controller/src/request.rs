@@ -17,6 +17,9 @@ pub enum RequestError {
     /// There was no answer in time; whether it was carried out is not known.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The answer ended before it was whole.
+    #[error("the answer broke off")]
+    BrokenOff,
     /// The API has stored something else than was sent.
     #[error(
         "stored without some of its fields, which the CustomResourceDefinition does not know: \
