@@ -39,6 +39,11 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// A timer never fires sooner, so that a clock that is a little early does not make the loop spin.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
 
+/// After it has written the ledger the loop lets so much time pass by grant in it, and no more than that altogether, until it
+/// does so again: many nodes' changes go into one write, and the apiserver's permits do not lose their swaps to ours.
+const PAUSE_BY_GRANT: Duration = Duration::from_millis(4);
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
 /// Longer than any process lives.
 const FOR_EVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
@@ -102,6 +107,8 @@ struct Term {
     statuses: Statuses,
     ledger_failures: u32,
     ledger_not_before: Instant,
+    /// Until then changes of the ledger are collected.
+    next_swap: Instant,
     /// The version of somebody else's ledger after which everything was read afresh.
     caught_up_with: Option<Option<String>>,
 }
@@ -115,6 +122,7 @@ impl Term {
             statuses: Statuses::new(context.settings.status_interval),
             ledger_failures: 0,
             ledger_not_before: Instant::now(),
+            next_swap: Instant::now(),
             caught_up_with: None,
             context,
         }
@@ -184,10 +192,13 @@ impl Term {
             if released.iter().any(|node| self.writer.is_writing(node)) {
                 return latest;
             }
-            if now < self.ledger_not_before {
-                return self.ledger_not_before.min(latest);
+            let due = self.ledger_not_before.max(self.next_swap);
+            if now < due {
+                return due.min(latest);
             }
+            let pause = pause(change.spec.grants.len());
             let swap = ledger::swap(&self.context, &snapshot, change).await;
+            self.next_swap = Instant::now() + pause;
             return self.swapped(swap).min(latest);
         }
         actions.extend(finalizers::under_way(&snapshot));
@@ -277,6 +288,12 @@ impl Term {
     }
 }
 
+/// How long changes of a ledger with so many grants are collected. One node alone waits for nobody.
+fn pause(grants: usize) -> Duration {
+    let others = u32::try_from(grants.saturating_sub(1)).unwrap_or(u32::MAX);
+    PAUSE_BY_GRANT.saturating_mul(others).min(LONGEST_PAUSE)
+}
+
 /// Whether what an action overwrites may be newer than the ledger that it was decided on.
 fn is_doubtful(action: &Action, unexplained: &BTreeSet<String>, snapshot: &Snapshot) -> bool {
     match action {
@@ -299,6 +316,14 @@ mod tests {
     use chrono::TimeDelta;
 
     use super::*;
+
+    #[test]
+    fn the_ledger_is_written_the_more_seldom_the_more_nodes_it_grants() {
+        let pauses: Vec<u128> = [0, 1, 2, 11, 50, 1000]
+            .map(|grants| pause(grants).as_millis())
+            .to_vec();
+        assert_eq!(pauses, [0, 0, 4, 40, 196, 200]);
+    }
 
     #[test]
     fn a_timer_follows_the_wall_clock_within_bounds() {
