@@ -55,7 +55,10 @@ pub(crate) struct Step {
 #[derive(Debug, PartialEq)]
 pub(crate) enum Change {
     Drained,
-    Monitoring,
+    Monitoring {
+        /// False where nothing follows that takes time.
+        lasts: bool,
+    },
     End(Ending),
     /// The grant is removed; true where the node was updated.
     Release {
@@ -313,7 +316,8 @@ impl Granted<'_> {
                     return self.end(Some(FailureReason::BootedOtherVersion), message);
                 }
                 Some(Booted::Target) if acknowledged(shadow) && self.node.ready => {
-                    return Step::change("rebooted", Change::Monitoring);
+                    let lasts = !self.limits.min_ready.is_zero();
+                    return Step::change("rebooted", Change::Monitoring { lasts });
                 }
                 Some(Booted::Target) | None => {}
             }
@@ -335,7 +339,24 @@ impl Granted<'_> {
         let Some(shadow) = &self.node.shadow else {
             return self.monitored_too_long(deadline, "its shadow is gone");
         };
-        if self.asks(&shadow.spec, NodeState::Idle) && shadow.spec.failure.is_none() {
+        let done = self.asks(&shadow.spec, NodeState::Idle) && shadow.spec.failure.is_none();
+        let monitors = self.asks(&shadow.spec, NodeState::MonitoringUpdate);
+        if let Some(cordon) = &self.node.disruption {
+            let runs = shadow.status.as_ref().map(|status| &status.current_version);
+            // Neither instruction has anything to do with the cordon: it need not wait for the uncordon.
+            let next = if done || runs != Some(&self.grant.to) {
+                None
+            } else if self.is_not_monitored(runs) {
+                Some(NodeState::Idle)
+            } else {
+                (!monitors).then_some(NodeState::MonitoringUpdate)
+            };
+            return Step {
+                beside: next.map(|state| self.set(state)),
+                ..Step::act("being uncordoned", self.uncordon(cordon), Some(deadline))
+            };
+        }
+        if done {
             let asked = shadow
                 .spec
                 .state_transition_timestamp
@@ -345,16 +366,6 @@ impl Granted<'_> {
                 return Step::change("updated", Change::Release { updated: true });
             }
             return Step::wait("putting settings back", Some(released));
-        }
-        let monitors = self.asks(&shadow.spec, NodeState::MonitoringUpdate);
-        if let Some(cordon) = &self.node.disruption {
-            let runs = shadow.status.as_ref().map(|status| &status.current_version);
-            // The instruction changes nothing on the node: it need not wait for the uncordon.
-            let tell = !monitors && runs == Some(&self.grant.to);
-            return Step {
-                beside: tell.then(|| self.set(NodeState::MonitoringUpdate)),
-                ..Step::act("being uncordoned", self.uncordon(cordon), Some(deadline))
-            };
         }
         let Some(status) = &shadow.status else {
             return self.monitored_too_long(deadline, "its agent has not reported");
@@ -392,6 +403,12 @@ impl Granted<'_> {
             wake: Some(healthy.min(deadline)),
             ..step
         }
+    }
+
+    /// Whether there is nothing to be monitored: what has proven the reboot is all that is asked for.
+    fn is_not_monitored(&self, runs: Option<&String>) -> bool {
+        let contradicted = runs.is_some_and(|runs| contradicts(&self.node.os_image, runs));
+        self.limits.min_ready.is_zero() && self.node.ready && !contradicted
     }
 
     fn monitored_too_long(&self, deadline: DateTime<Utc>, why: &str) -> Step {

@@ -247,9 +247,12 @@ impl<'a> Planning<'a> {
         // The machine offers only changes that the phase allows; should that ever be wrong, the grant stays as it is.
         let _illegal = match change {
             Change::Drained => self.ledger.drained(uid, self.now),
-            Change::Monitoring => {
-                let note = format!("node {} has rebooted into {}", grant.node, grant.to);
-                self.event(plan, node, "NodeRebooted", note, false);
+            Change::Monitoring { lasts } => {
+                // Where nothing is monitored, that it is updated follows at once.
+                if lasts {
+                    let note = format!("node {} has rebooted into {}", grant.node, grant.to);
+                    self.event(plan, node, "NodeRebooted", note, false);
+                }
                 self.ledger.monitoring(uid, self.now)
             }
             Change::End(ending) => {

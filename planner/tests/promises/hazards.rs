@@ -5,6 +5,7 @@ use api::{
     plan::Phase,
     shadow::{FailureReason, NodeState},
 };
+use planner::decisions::Action;
 
 use crate::support::{Fault, Sim, at, hours, minutes, seconds};
 
@@ -235,4 +236,53 @@ fn s5_an_attempt_that_was_numbered_by_an_older_shadow_is_taken_back_before_anybo
         let ending = decisions.ledger.unwrap().spec.grants[&uid].ending.clone();
         assert_eq!(ending.unwrap().failure, None, "withdrawn, not failed");
     }
+}
+
+/// What is to be done to the node: whether it is uncordoned, and what its shadow is asked for.
+fn asked(sim: &Sim) -> (bool, Option<NodeState>) {
+    let actions = sim.decide().actions;
+    let uncordoned = actions
+        .iter()
+        .any(|action| matches!(action, Action::Uncordon { .. }));
+    let state = actions.iter().find_map(|action| match action {
+        Action::SetShadow { spec, .. } => Some(spec.state),
+        _ => None,
+    });
+    (uncordoned, state)
+}
+
+#[test]
+fn s9_a_node_that_nothing_is_monitored_of_goes_idle_as_it_is_uncordoned_and_is_released_after_both() {
+    let (mut sim, node) = one_node_in(GrantPhase::Rebooting, "monitoring: {minReady: 2m}");
+    let cordon = sim.facts(&node).disruption.clone();
+    sim.run_until("it is back", |sim| {
+        phase_of(sim, &node) == Some(GrantPhase::Monitoring)
+    });
+    // As before it was uncordoned.
+    let facts = sim.facts_mut(&node);
+    (facts.disruption, facts.unschedulable) = (cordon, true);
+    assert_eq!(asked(&sim), (true, None), "it is monitored");
+    sim.edit("web", |spec| spec.monitoring.min_ready = "0s".parse().unwrap());
+    sim.step();
+    assert_eq!(asked(&sim), (true, Some(NodeState::Idle)));
+    sim.not_ready(&node);
+    assert_eq!(asked(&sim), (true, None), "it is to be Ready");
+    sim.ready(&node);
+    let os_image = sim.facts(&node).os_image.clone();
+    sim.facts_mut(&node).os_image = "Bottlerocket OS 1.20.3 (aws-k8s-1.33)".to_owned();
+    assert_eq!(asked(&sim), (true, None), "its kubelet is to agree");
+    sim.facts_mut(&node).os_image = os_image;
+
+    // The shadow is written, and the write of the node comes to nothing.
+    let spec = sim.decide().actions.into_iter().find_map(|action| match action {
+        Action::SetShadow { spec, .. } => Some(spec),
+        _ => None,
+    });
+    let shadow = sim.facts_mut(&node).shadow.as_mut().unwrap();
+    shadow.spec = spec.unwrap();
+    shadow.status.as_mut().unwrap().current_state = NodeState::Idle;
+    assert_eq!(asked(&sim), (true, None));
+    assert_eq!(sim.decide().ledger, None, "its cordon is still there");
+    sim.run_until_phase("web", Phase::Complete);
+    assert!(!sim.facts(&node).unschedulable && sim.ledger().grants.is_empty());
 }
