@@ -3,12 +3,16 @@
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{Arc, atomic::AtomicBool},
+    time::Duration,
 };
 
 use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
 use axum::http::{HeaderValue, header::USER_AGENT};
 use hyper_timeout::TimeoutConnector;
-use hyper_util::{client::legacy::connect::HttpConnector, rt::TokioExecutor};
+use hyper_util::{
+    client::legacy::connect::HttpConnector,
+    rt::{TokioExecutor, TokioTimer},
+};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{
     Api, Client,
@@ -65,6 +69,9 @@ pub struct Context {
 /// The read buffer of a connection grows up to this, and stays so large: lists come in pieces.
 const LARGEST_BUFFER: usize = 64 << 10;
 
+/// A connection that nothing uses is kept for that long: a burst of writes leaves many, each with buffers of its own.
+const IDLE_CONNECTION: Duration = Duration::from_secs(20);
+
 /// A client that names itself, and that repeats nothing on its own: every repetition is decided on afresh, and a
 /// write that was refused by a PodDisruptionBudget is not to be sent again after the lease has ended.
 ///
@@ -83,6 +90,8 @@ pub fn client(mut config: kube::Config, settings: &Settings) -> kube::Result<Cli
     connector.set_connect_timeout(Some(settings.request_timeout));
     let http = hyper_util::client::legacy::Client::builder(TokioExecutor::new())
         .http1_max_buf_size(LARGEST_BUFFER)
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(IDLE_CONNECTION)
         .build::<_, Body>(connector);
     let service = ServiceBuilder::new()
         .layer(config.base_uri_layer())
