@@ -4,12 +4,14 @@
 //! * `zone`: local times and the instants at which a zone's clocks show them
 //! * `schedule`: when a schedule starts, and how its text is read
 //! * `read`: the windows of a plan, parsed
+//! * `steps`: what a search costs, counted in tests
 //!
 //! Every search is bounded, whatever the schedules are like: [`Windows::at`] is asked in every round.
 
 mod fields;
 mod read;
 mod schedule;
+mod steps;
 mod zone;
 
 use std::cmp::Reverse;

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use chrono::{DateTime, Datelike, Months, NaiveDate};
 use croner::{CronPattern, Weekday};
 
+use super::steps::step;
+
 /// A local time in seconds: what a UTC clock that shows the same would count since 1970.
 pub(super) type LocalTime = i64;
 
@@ -90,6 +92,7 @@ impl Fields {
         }
         let mut at = at;
         for _ in 0..ROW {
+            step();
             if !self.names(at) {
                 break;
             }
@@ -187,6 +190,7 @@ impl Days {
         let mut date = date(day)?;
         let end = self.years().map_or(date.year() + YEARS, |(_, last)| last);
         while date.year() <= end {
+            step();
             date = if !self.year_is_named(date.year()) {
                 NaiveDate::from_ymd_opt(date.year() + 1, 1, 1)?
             } else if !self.month_is_named(date.month()) {
@@ -204,6 +208,7 @@ impl Days {
         let mut date = date(day)?;
         let end = self.years().map_or(date.year() - YEARS, |(first, _)| first);
         while date.year() >= end {
+            step();
             date = if !self.year_is_named(date.year()) {
                 NaiveDate::from_ymd_opt(date.year() - 1, 12, 31)?
             } else if !self.month_is_named(date.month()) {

@@ -6,7 +6,7 @@
 use chrono::{DateTime, Offset, TimeZone};
 use chrono_tz::Tz;
 
-use super::fields::LocalTime;
+use super::{fields::LocalTime, steps::step};
 
 /// No clock is moved by more than a day (Samoa skipped one in 2011).
 const REACH: i64 = 26 * 3600;
@@ -20,6 +20,7 @@ pub(super) struct Zone(pub Tz);
 
 impl Zone {
     fn offset(self, at: i64) -> i64 {
+        step();
         DateTime::from_timestamp(at, 0).map_or(0, |at| {
             let offset = self.0.offset_from_utc_datetime(&at.naive_utc()).fix();
             offset.local_minus_utc().into()

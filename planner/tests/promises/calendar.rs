@@ -1,4 +1,5 @@
-//! `L` and `#`, which CronJobs do not have, against a calendar of their own; and rare days, found at once.
+//! `L` and `#`, which CronJobs do not have, against a calendar of their own; and rare days. What a search costs is counted in
+//! `planner::windows::steps`.
 
 use chrono::{DateTime, Datelike, NaiveDate, TimeDelta, Utc, Weekday};
 use planner::windows::WindowState;
@@ -99,8 +100,7 @@ fn what_cron_jobs_and_croner_read_in_two_ways_is_read_as_cron_jobs_do() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
-fn the_rarest_days_are_found_at_once() {
+fn the_rarest_days_are_found() {
     let rare = [
         ("0 2 29 2 *", "2028-02-29T01:00:00Z"),
         ("0 2 * 2 SUN#5", "2032-02-29T01:00:00Z"),
@@ -110,7 +110,6 @@ fn the_rarest_days_are_found_at_once() {
         ("0 2 31 12 *", "2026-12-31T01:00:00Z"),
         ("0 2 L 2 *", "2027-02-28T01:00:00Z"),
     ];
-    let begun = std::time::Instant::now();
     for (schedule, next) in rare {
         let windows = every(schedule, "Europe/Berlin", "1h");
         for i in 0..20 {
@@ -119,9 +118,4 @@ fn the_rarest_days_are_found_at_once() {
             assert!(matches!(windows.at(at), WindowState::Closed { .. }));
         }
     }
-    assert!(
-        begun.elapsed() < std::time::Duration::from_secs(3),
-        "{:?}",
-        begun.elapsed()
-    );
 }

