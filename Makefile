@@ -45,13 +45,15 @@ manifest: tools ## Write dist/manifest.yaml: CRDs and chart in one file for kube
 	@echo "dist/manifest.yaml: $$(grep -c '^kind:' dist/manifest.yaml) objects"
 
 .PHONY: bench
-bench: tools ## Measure the operator's own time per node and its requests, on nodes without latency
+bench: tools ## Measure the operator's own time per node and its requests, on nodes without latency; and plan() by itself
 	@cargo build --release --workspace --bins
 	@cargo run --quiet --release -p testbed --bin bench
+	@cargo bench --quiet -p planner --bench plan
 
 .PHONY: verify
-verify: ## The long proofs: the planner's properties, ten thousand worlds each; the model with a controller that crashes
+verify: ## The long proofs: the planner's properties, ten thousand rollouts and a million worlds; the model with a controller that crashes
 	@PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties
+	@PROPTEST_CASES=1000000 cargo test --release -p planner --test any_world
 	@cargo run --quiet --release -p model -- window crash
 
 .PHONY: mutants

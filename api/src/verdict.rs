@@ -1,6 +1,6 @@
 //! Why a node does not move: one value for status, Events, metrics and `explain`.
 
-use std::fmt;
+use std::{fmt, ops::Deref, sync::Arc};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
@@ -136,7 +136,7 @@ pub enum Verdict {
         /// Whose limit: `plan`, `wave NAME`, or `operator`, whose ledger holds so many grants at once.
         limit: String,
         /// Some of the nodes that are unavailable, at most 5, each with the reason for people: `node-3 (not Ready)`.
-        by: Vec<String>,
+        by: Shared,
     },
     /// Nodes of as many other domains are unavailable as may be.
     DomainBusy {
@@ -150,6 +150,37 @@ pub enum Verdict {
         /// Ready)`.
         busy: Vec<String>,
     },
+}
+
+/// A list that the verdicts of many nodes share: to hand it to one more costs nothing.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "Vec<String>", into = "Vec<String>")]
+pub struct Shared(Arc<[String]>);
+
+impl Deref for Shared {
+    type Target = [String];
+
+    fn deref(&self) -> &[String] {
+        &self.0
+    }
+}
+
+impl From<Vec<String>> for Shared {
+    fn from(list: Vec<String>) -> Self {
+        Self(list.into())
+    }
+}
+
+impl From<Shared> for Vec<String> {
+    fn from(list: Shared) -> Self {
+        list.to_vec()
+    }
+}
+
+impl FromIterator<String> for Shared {
+    fn from_iter<I: IntoIterator<Item = String>>(list: I) -> Self {
+        Self(list.into_iter().collect())
+    }
 }
 
 impl Verdict {

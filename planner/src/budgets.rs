@@ -28,6 +28,15 @@ pub(crate) struct Budgets<'a> {
     busy: BTreeMap<Domain, Vec<String>>,
     /// Grants in the ledger.
     live: usize,
+    told: Told,
+}
+
+/// Whose limit is spent, as the nodes before were told: the same for every node until the next grant.
+#[derive(Default)]
+struct Told {
+    plan: Option<Verdict>,
+    operator: Option<Verdict>,
+    waves: HashMap<usize, Verdict>,
 }
 
 /// Where a node is, by the plan's topology.
@@ -61,6 +70,7 @@ impl<'a> Budgets<'a> {
             down_in_wave: HashMap::new(),
             busy: BTreeMap::new(),
             live: planning.ledger.grants.len(),
+            told: Told::default(),
         };
         for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
             if let Some(words) = unavailable(member) {
@@ -70,14 +80,17 @@ impl<'a> Budgets<'a> {
         budgets
     }
 
+    /// Whether nothing is left for any node.
+    pub fn is_spent(&self) -> bool {
+        self.down.len() >= self.max
+    }
+
     /// Why the node, of this wave, cannot be granted beside those that spend the limits already.
-    pub fn refusal(&self, node: &NodeFacts, wave: usize) -> Option<Verdict> {
+    pub fn refusal(&mut self, node: &NodeFacts, wave: usize) -> Option<Verdict> {
         self.plan_refusal()
             .or_else(|| self.wave_refusal(wave))
             .or_else(|| self.domain_refusal(node))
-            .or_else(|| {
-                (self.live >= MAX_GRANTS).then(|| spent(&self.down, MAX_GRANTS, "operator".to_owned()))
-            })
+            .or_else(|| self.operator_refusal())
     }
 
     /// The node is granted in this answer.
@@ -87,6 +100,7 @@ impl<'a> Budgets<'a> {
     }
 
     fn spend(&mut self, node: &NodeFacts, wave: usize, words: String) {
+        self.told = Told::default();
         if let Some(domain) = self.domain(node) {
             self.busy.entry(domain).or_default().push(words.clone());
         }
@@ -94,22 +108,29 @@ impl<'a> Budgets<'a> {
         self.down.push(words);
     }
 
-    fn plan_refusal(&self) -> Option<Verdict> {
-        (self.down.len() >= self.max).then(|| spent(&self.down, self.max, "plan".to_owned()))
+    fn plan_refusal(&mut self) -> Option<Verdict> {
+        let verdict = || spent(&self.down, self.max, "plan".to_owned());
+        (self.down.len() >= self.max).then(|| self.told.plan.get_or_insert_with(verdict).clone())
     }
 
-    fn wave_refusal(&self, index: usize) -> Option<Verdict> {
+    fn wave_refusal(&mut self, index: usize) -> Option<Verdict> {
         let wave = &self.valid.waves[index];
         let max = wave.max_unavailable?.at_most(self.assignment.waves[index].nodes);
         let down = self.down_in_wave.get(&index).map_or(&[][..], Vec::as_slice);
-        (down.len() >= max).then(|| spent(down, max, format!("wave {}", wave.name)))
+        let verdict = || spent(down, max, format!("wave {}", wave.name));
+        (down.len() >= max).then(|| self.told.waves.entry(index).or_insert_with(verdict).clone())
+    }
+
+    fn operator_refusal(&mut self) -> Option<Verdict> {
+        let verdict = || spent(&self.down, MAX_GRANTS, "operator".to_owned());
+        (self.live >= MAX_GRANTS).then(|| self.told.operator.get_or_insert_with(verdict).clone())
     }
 
     /// Where more domains have unavailable nodes than may, one that is among them does not make it better.
     fn domain_refusal(&self, node: &NodeFacts) -> Option<Verdict> {
         let topology = self.valid.topology.as_ref()?;
         let domain = self.domain(node)?;
-        let others = self.busy.keys().filter(|busy| **busy != domain).count();
+        let others = self.busy.len() - usize::from(self.busy.contains_key(&domain));
         (others >= topology.max_domains as usize).then(|| Verdict::DomainBusy {
             domain: domain.name().to_owned(),
             key: topology.key.clone(),

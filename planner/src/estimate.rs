@@ -48,7 +48,9 @@ pub(crate) fn completion(
         .filter(|left| *left > 0)?;
     let mut under_way = vec![Vec::new(); valid.waves.len()];
     for ((member, _), of) in members() {
-        if let Some(grant) = planning.ledger.grants.get(&member.node.uid) {
+        if member.place == Place::Granted
+            && let Some(grant) = planning.ledger.grants.get(&member.node.uid)
+        {
             under_way[*of].push(done_at(planning.now, grant.granted_at, &pace)?);
         }
     }

@@ -57,18 +57,15 @@ pub(crate) fn halt_at_threshold(
         .map(|member| member.node.uid.clone())
         .collect();
     // A node that failed and is gone, or belongs to another plan by now, has failed all the same.
-    let members: HashSet<&str> = rollout
-        .members
-        .iter()
-        .map(|member| member.node.uid.as_str())
-        .collect();
-    failed.extend(
-        entry
-            .failed
+    if !entry.failed.is_empty() {
+        let members: HashSet<&str> = rollout
+            .members
             .iter()
-            .filter(|uid| !members.contains(uid.as_str()))
-            .cloned(),
-    );
+            .map(|member| member.node.uid.as_str())
+            .collect();
+        let gone = entry.failed.iter().filter(|uid| !members.contains(uid.as_str()));
+        failed.extend(gone.cloned());
+    }
     failed.sort_unstable();
     rollout.failed = failed.len();
     entry.failed = failed;
@@ -84,8 +81,8 @@ pub(crate) fn halt_at_threshold(
 
 /// Whether the threshold counts the node.
 fn has_failed(planning: &Planning<'_>, member: &Member<'_>, valid: &ValidPlan, entry: &PlanEntry) -> bool {
-    if member.place == Place::Failed {
-        return true;
+    if member.place != Place::Granted {
+        return member.place == Place::Failed;
     }
     // A grant that ends with the last allowed failure counts before its node has gone all the way back.
     let grant = planning

@@ -32,32 +32,36 @@ pub(crate) fn grant_next(
         rollout.all_wait(&verdict);
         return grants;
     }
-    // A node whose grant is released in this very round is judged in the next, when its owner is clear again.
-    let world = planning.world;
-    let released = |uid: &str| {
-        world
-            .ledger
-            .as_ref()
-            .is_some_and(|ledger| ledger.grants.contains_key(uid))
-    };
-    let mut order: Vec<usize> = (0..rollout.members.len())
-        .filter(|i| rollout.members[*i].place == Place::Waiting && rollout.verdicts[*i].is_none())
-        .filter(|i| !released(&rollout.members[*i].node.uid))
-        .collect();
-    order.sort_by_cached_key(|i| {
-        let uid = &rollout.members[*i].node.uid;
-        (assignment.wave_of[*i], waves::rank(&entry.run, uid), uid.clone())
-    });
     let clock = clock_verdict(planning);
     let needs = Pace::of(valid, entry).needs;
     let closed = window_verdict(planning, rollout.owned, valid, needs);
+    let behind: Vec<Option<Verdict>> = (0..valid.waves.len())
+        .map(|wave| wave_verdict(valid, entry, assignment, wave))
+        .collect();
+    let (mut order, later): (Vec<usize>, Vec<usize>) = (0..rollout.members.len())
+        .filter(|i| rollout.members[*i].place == Place::Waiting && rollout.verdicts[*i].is_none())
+        // A node whose grant is released in this very round is judged in the next, when its owner is clear again.
+        .filter(|i| !rollout.members[*i].released)
+        .partition(|i| behind[assignment.wave_of[*i]].is_none());
     let mut budgets = Budgets::new(planning, rollout, valid, assignment);
+    // Who comes first matters only where somebody comes.
+    if clock.is_none() && closed.is_none() && !budgets.is_spent() {
+        order.sort_by_cached_key(|i| {
+            let node = rollout.members[*i].node;
+            (
+                assignment.wave_of[*i],
+                waves::rank(&entry.run, &node.uid),
+                node.uid.as_str(),
+            )
+        });
+    }
+    order.extend(later);
     for i in order {
         let wave = assignment.wave_of[i];
         let node = rollout.members[i].node;
         let verdict = clock
             .clone()
-            .or_else(|| wave_verdict(valid, entry, assignment, wave))
+            .or_else(|| behind[wave].clone())
             .or_else(|| closed.clone())
             .or_else(|| budgets.refusal(node, wave));
         if verdict.is_some() {

@@ -1,9 +1,12 @@
 //! Which plan a node belongs to.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
 
 use api::{
-    ledger::{PlanEntry, UpdateLedgerSpec},
+    ledger::{Grant, PlanEntry, UpdateLedgerSpec},
     names,
 };
 use chrono::{DateTime, Utc};
@@ -23,8 +26,10 @@ pub(crate) struct Owned<'a> {
     pub window: WindowState,
     /// The nodes that belong to it, by name.
     pub nodes: Vec<&'a NodeFacts>,
+    /// Whether each of them had a grant as this round began.
+    pub granted: Vec<bool>,
     /// The nodes that it selects and that belong to another plan, with that plan's name.
-    pub lost: Vec<(&'a NodeFacts, String)>,
+    pub lost: Vec<(&'a NodeFacts, &'a str)>,
 }
 
 /// Whether a node takes part in updates at all.
@@ -43,9 +48,79 @@ fn in_run(valid: ValidPlan, entry: Option<&PlanEntry>) -> ValidPlan {
     ValidPlan { windows, ..valid }
 }
 
-/// Every plan with its nodes: the highest priority first, then the oldest, then by name. A granted node stays with the
-/// plan of its grant; any other belongs to the first plan that selects it, whatever state that plan is in.
-pub(crate) fn owned<'a>(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLedgerSpec) -> Vec<Owned<'a>> {
+/// The plans' selectors, by the first label that each asks for: most plans need not be asked about a node at all.
+struct Selectors<'a> {
+    /// None: it cannot be read.
+    all: Vec<Option<Selector>>,
+    /// Whether the first label is all that a plan asks for.
+    only_label: Vec<bool>,
+    /// Plans that ask for a label of some value, by label and value.
+    by_label: HashMap<&'a str, HashMap<&'a str, Vec<usize>>>,
+    /// All others.
+    others: Vec<usize>,
+}
+
+impl<'a> Selectors<'a> {
+    fn of(plans: &[Owned<'a>]) -> Self {
+        let mut selectors = Self {
+            all: Vec::new(),
+            only_label: Vec::new(),
+            by_label: HashMap::new(),
+            others: Vec::new(),
+        };
+        for (i, plan) in plans.iter().enumerate() {
+            let (facts, spec) = (plan.facts, &plan.facts.spec.node_selector);
+            selectors.all.push(match &plan.valid {
+                Ok(valid) => Some(valid.selector.clone()),
+                Err(_) => spec::selector("nodeSelector", &facts.spec.node_selector).ok(),
+            });
+            let labels = spec.match_labels.as_ref();
+            let expressions = spec.match_expressions.as_ref().map_or(0, Vec::len);
+            let one = labels.map_or(0, BTreeMap::len) + expressions == 1;
+            let readable = selectors.all.last().is_some_and(Option::is_some);
+            selectors.only_label.push(one && readable);
+            match labels.and_then(|labels| labels.first_key_value()) {
+                Some((label, value)) => {
+                    let by_value = selectors.by_label.entry(label).or_default();
+                    by_value.entry(value).or_default().push(i);
+                }
+                None => selectors.others.push(i),
+            }
+        }
+        selectors
+    }
+
+    /// The plans that select the node, by their place in the list.
+    fn that_take(&self, node: &NodeFacts, found: &mut Vec<usize>) {
+        if !takes_part(node) {
+            return;
+        }
+        let selects = |i: &&usize| {
+            self.all[**i]
+                .as_ref()
+                .is_some_and(|all| all.matches(&node.labels))
+        };
+        found.extend(self.others.iter().filter(selects));
+        for (label, by_value) in &self.by_label {
+            let ask = node
+                .labels
+                .get(*label)
+                .and_then(|value| by_value.get(value.as_str()));
+            let ask = ask.into_iter().flatten();
+            found.extend(ask.filter(|i| self.only_label[**i] || selects(i)));
+        }
+        found.sort_unstable();
+    }
+}
+
+/// Every plan with its nodes: the highest priority first, then the oldest, then by name. A granted node stays with the plan of its grant;
+/// any other belongs to the first plan that selects it, whatever state that plan is in. And the nodes that have a grant, by
+/// UID.
+pub(crate) fn owned<'a>(
+    now: DateTime<Utc>,
+    world: &'a World,
+    ledger: &UpdateLedgerSpec,
+) -> (Vec<Owned<'a>>, HashMap<&'a str, &'a NodeFacts>) {
     let mut facts: Vec<&PlanFacts> = world.plans.iter().collect();
     let precedence = |plan: &PlanFacts| (Reverse(plan.spec.priority), plan.created);
     facts.sort_by(|a, b| (precedence(a), &a.name, &a.uid).cmp(&(precedence(b), &b.name, &b.uid)));
@@ -62,38 +137,41 @@ pub(crate) fn owned<'a>(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLed
                 valid,
                 window,
                 nodes: Vec::new(),
+                granted: Vec::new(),
                 lost: Vec::new(),
             }
         })
         .collect();
-    let selectors: Vec<Option<Selector>> = plans
+    let selectors = Selectors::of(&plans);
+    // Most nodes have no grant: that is found out once for each.
+    let grants: HashMap<&str, &Grant> = ledger
+        .grants
         .iter()
-        .map(|plan| match &plan.valid {
-            Ok(valid) => Some(valid.selector.clone()),
-            Err(_) => spec::selector("nodeSelector", &plan.facts.spec.node_selector).ok(),
-        })
+        .map(|(uid, grant)| (uid.as_str(), grant))
         .collect();
-    let index_of: HashMap<String, usize> = plans
+    let index_of: HashMap<&str, usize> = plans
         .iter()
         .enumerate()
-        .map(|(i, plan)| (plan.facts.uid.clone(), i))
+        .map(|(i, plan)| (plan.facts.uid.as_str(), i))
         .collect();
-    let names: Vec<String> = plans.iter().map(|plan| plan.facts.name.clone()).collect();
+    let names: Vec<&'a str> = plans.iter().map(|plan| plan.facts.name.as_str()).collect();
     let mut nodes: Vec<&NodeFacts> = world.nodes.iter().collect();
     nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
+    let mut granted = HashMap::with_capacity(grants.len());
+    let mut selecting = Vec::new();
     for node in nodes {
-        let granted = ledger
-            .grants
-            .get(&node.uid)
-            .map(|grant| index_of.get(&grant.plan).copied());
-        let mut owner = granted.flatten();
-        for (i, selector) in selectors.iter().enumerate() {
-            let selects = takes_part(node) && selector.as_ref().is_some_and(|s| s.matches(&node.labels));
-            if !selects || owner == Some(i) {
+        let grant = grants.get(node.uid.as_str());
+        let mut owner = grant.and_then(|grant| index_of.get(grant.plan.as_str()).copied());
+        if grant.is_some() {
+            granted.insert(node.uid.as_str(), node);
+        }
+        selectors.that_take(node, &mut selecting);
+        for i in selecting.drain(..) {
+            if owner == Some(i) {
                 continue;
             }
             match owner {
-                Some(owner) => plans[i].lost.push((node, names[owner].clone())),
+                Some(owner) => plans[i].lost.push((node, names[owner])),
                 // A plan that is being deleted takes no nodes. One whose grant's plan is gone is counted by the next that
                 // selects it, and granted by that when it is free.
                 None if !plans[i].facts.deleting => owner = Some(i),
@@ -102,7 +180,8 @@ pub(crate) fn owned<'a>(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLed
         }
         if let Some(owner) = owner {
             plans[owner].nodes.push(node);
+            plans[owner].granted.push(grant.is_some());
         }
     }
-    plans
+    (plans, granted)
 }

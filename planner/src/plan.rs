@@ -42,8 +42,8 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     if entries::is_ahead(world, ledger) {
         return Decisions::default();
     }
-    let mut planning = Planning::new(now, world, ledger);
-    let plans = owners::owned(now, world, ledger);
+    let (plans, granted_nodes) = owners::owned(now, world, ledger);
+    let mut planning = Planning::new(now, world, ledger, granted_nodes);
     for owned in &plans {
         entries::record(&mut planning, owned);
     }
@@ -54,7 +54,7 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
         .iter()
         .map(|owned| rollout::rollout(&mut planning, owned))
         .collect();
-    planning.finish(&plans, &rollouts)
+    planning.finish(&plans, rollouts)
 }
 
 /// Whether the node was cordoned for this grant inside a window, and its plan lets it finish after it.
@@ -79,11 +79,17 @@ pub(crate) struct Planning<'a> {
     pub doing: HashMap<String, String>,
     drains: Vec<DrainOrder>,
     look_again: Option<DateTime<Utc>>,
-    nodes: HashMap<&'a str, &'a NodeFacts>,
+    /// The nodes that have a grant, by UID.
+    granted_nodes: HashMap<&'a str, &'a NodeFacts>,
 }
 
 impl<'a> Planning<'a> {
-    fn new(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLedgerSpec) -> Self {
+    fn new(
+        now: DateTime<Utc>,
+        world: &'a World,
+        ledger: &UpdateLedgerSpec,
+        granted_nodes: HashMap<&'a str, &'a NodeFacts>,
+    ) -> Self {
         Self {
             now,
             world,
@@ -95,7 +101,7 @@ impl<'a> Planning<'a> {
             doing: HashMap::new(),
             drains: Vec::new(),
             look_again: None,
-            nodes: world.nodes.iter().map(|node| (node.uid.as_str(), node)).collect(),
+            granted_nodes,
         }
     }
 
@@ -134,18 +140,17 @@ impl<'a> Planning<'a> {
             .map(|(k, v)| (k.clone(), v.clone()))
             .collect();
         for (uid, grant) in grants {
-            let known = self.world.plans.iter().find(|plan| plan.uid == grant.plan);
-            let plan_name = known.map(|plan| plan.name.clone()).unwrap_or_else(|| {
+            let owned = by_uid.get(grant.plan.as_str()).copied();
+            let plan_name = owned.map(|owned| owned.facts.name.clone()).unwrap_or_else(|| {
                 let entry = self.ledger.plans.get(&grant.plan);
                 entry.map_or_else(|| grant.plan.clone(), |entry| entry.name.clone())
             });
-            let Some(node) = self.nodes.get(uid.as_str()).copied() else {
+            let Some(node) = self.granted_nodes.get(uid.as_str()).copied() else {
                 self.ledger.release(&uid);
                 let note = format!("node {} is gone; its grant is released", grant.node);
                 self.event(&plan_name, Some(&grant.node), "NodeGone", note, true);
                 continue;
             };
-            let owned = by_uid.get(grant.plan.as_str()).copied();
             let grant = self.refresh(&uid, grant, node, owned);
             let valid = owned.and_then(|o| o.valid.as_ref().ok());
             let step = machine::step(&Granted {
@@ -293,9 +298,14 @@ impl<'a> Planning<'a> {
     /// Undoes what is on nodes without a grant: a crash, or a late write of a former leader, left it behind.
     fn repair(&mut self) {
         let world = self.world;
+        let touched = |node: &&NodeFacts| {
+            let asked = node.shadow.as_ref().map(|shadow| shadow.spec.state);
+            node.disruption.is_some() || asked.is_some_and(|state| state != NodeState::Idle)
+        };
         let mut nodes: Vec<&NodeFacts> = world
             .nodes
             .iter()
+            .filter(touched)
             .filter(|node| !self.ledger.grants.contains_key(&node.uid))
             .collect();
         nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
@@ -330,20 +340,16 @@ impl<'a> Planning<'a> {
         }
     }
 
-    fn finish(mut self, plans: &[Owned<'_>], rollouts: &[rollout::Rollout<'_>]) -> Decisions {
+    fn finish(mut self, plans: &[Owned<'_>], rollouts: Vec<rollout::Rollout<'_>>) -> Decisions {
         self.finalizers(plans);
-        let verdicts = rollouts.iter().flat_map(rollout::Rollout::verdicts).collect();
         let written = self.world.ledger.as_ref() == Some(&self.ledger);
-        let mut decisions = Decisions {
-            verdicts,
-            ..Decisions::default()
-        };
+        let mut decisions = Decisions::default();
         if written {
             let status = |(owned, rollout): (&Owned<'_>, &rollout::Rollout<'_>)| PlanStatus {
                 plan: owned.facts.name.clone(),
                 status: report::status(&self, owned, rollout),
             };
-            decisions.statuses = plans.iter().zip(rollouts).map(status).collect();
+            decisions.statuses = plans.iter().zip(&rollouts).map(status).collect();
             decisions.actions = self.actions;
             decisions.unexplained = self.unexplained;
             decisions.drains = self.drains;
@@ -353,6 +359,9 @@ impl<'a> Planning<'a> {
                 by_fresh_nodes: self.by_fresh_nodes,
                 events: self.events,
             });
+        }
+        for rollout in rollouts {
+            rollout.verdicts(&mut decisions.verdicts);
         }
         decisions.look_again = self.look_again;
         decisions

@@ -1,7 +1,5 @@
 //! A plan's status: counts, waves, and the nodes that a person would look for.
 
-use std::collections::BTreeMap;
-
 use api::{
     ledger::{Grant, PlanEntry},
     plan::{
@@ -153,6 +151,7 @@ fn active(planning: &Planning<'_>, rollout: &Rollout<'_>) -> Vec<ActiveNode> {
     let granted = rollout
         .members
         .iter()
+        .filter(|member| member.place == Place::Granted)
         .filter_map(|m| Some((m.node, planning.ledger.grants.get(&m.node.uid)?)));
     let mut granted: Vec<(&str, &str, &Grant)> = granted
         .map(|(node, grant)| (node.uid.as_str(), node.name.as_str(), grant))
@@ -197,23 +196,30 @@ pub(crate) fn failed(rollout: &Rollout<'_>) -> Vec<FailedNode> {
 }
 
 pub(crate) fn waiting(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
-    let mut reasons: BTreeMap<&'static str, WaitingNodes> = BTreeMap::new();
+    // A few reasons for many nodes.
+    let mut reasons: Vec<WaitingNodes> = Vec::new();
     for (member, verdict) in rollout.members.iter().zip(&rollout.verdicts) {
         let Some(verdict) = verdict.as_ref().filter(|_| member.place == Place::Waiting) else {
             continue;
         };
-        let entry = reasons.entry(verdict.reason()).or_insert_with(|| WaitingNodes {
-            reason: verdict.reason().to_owned(),
-            count: 0,
-            message: describe(member, verdict),
-            nodes: Vec::new(),
+        let known = reasons.iter().position(|group| group.reason == verdict.reason());
+        let index = known.unwrap_or_else(|| {
+            reasons.push(WaitingNodes {
+                reason: verdict.reason().to_owned(),
+                count: 0,
+                message: describe(member, verdict),
+                nodes: Vec::new(),
+            });
+            reasons.len() - 1
         });
+        let entry = &mut reasons[index];
         entry.count += 1;
         if entry.nodes.len() < NAMED_WAITING {
             entry.nodes.push(member.node.name.clone());
         }
     }
-    reasons.into_values().collect()
+    reasons.sort_unstable_by(|a, b| a.reason.cmp(&b.reason));
+    reasons
 }
 
 fn describe(member: &Member<'_>, verdict: &Verdict) -> String {

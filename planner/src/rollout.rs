@@ -1,5 +1,7 @@
 //! One plan's rollout: what every node is to it, which wave is open, and in which order things are decided.
 
+use std::borrow::Cow;
+
 use api::{ledger::PlanEntry, shadow::NodeState, verdict::Verdict};
 use chrono::{DateTime, Utc};
 use semver::Version;
@@ -40,23 +42,27 @@ pub(crate) struct Rollout<'a> {
 
 impl Rollout<'_> {
     /// One verdict for every node that does not move.
-    pub fn verdicts(&self) -> impl Iterator<Item = NodeVerdict> {
-        let plan = &self.owned.facts.name;
-        let own = self
-            .members
+    pub fn verdicts(self, all: &mut Vec<NodeVerdict>) {
+        let Self {
+            owned,
+            members,
+            verdicts,
+            ..
+        } = self;
+        let own = members
             .iter()
-            .zip(&self.verdicts)
-            .filter_map(|(m, v)| Some((m.node, v.clone()?)));
-        let lost = self
-            .owned
-            .lost
-            .iter()
-            .map(|(node, name)| (*node, Verdict::OtherPlan { name: name.clone() }));
-        own.chain(lost).map(|(node, verdict)| NodeVerdict {
+            .zip(verdicts)
+            .filter_map(|(m, v)| Some((m.node, v?)));
+        let lost = owned.lost.iter().map(|(node, name)| {
+            let name = (*name).to_owned();
+            (*node, Verdict::OtherPlan { name })
+        });
+        all.reserve(members.len() + owned.lost.len());
+        all.extend(own.chain(lost).map(|(node, verdict)| NodeVerdict {
             node: node.name.clone(),
-            plan: plan.clone(),
+            plan: owned.facts.name.clone(),
             verdict,
-        })
+        }));
     }
 }
 
@@ -69,7 +75,8 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
     let members: Vec<Member<'a>> = owned
         .nodes
         .iter()
-        .map(|node| member(planning, node, run, valid))
+        .zip(&owned.granted)
+        .map(|(node, granted)| member(planning, node, *granted, run, valid))
         .collect();
     let down: Vec<String> = members.iter().filter_map(unavailable).collect();
     let mut rollout = Rollout {
@@ -180,18 +187,24 @@ fn find_open_wave(valid: &ValidPlan, entry: &mut PlanEntry) {
 fn member<'a>(
     planning: &Planning<'_>,
     node: &'a NodeFacts,
+    was_granted: bool,
     run: &str,
     valid: Option<&ValidPlan>,
 ) -> Member<'a> {
     let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
-    let grant = planning.ledger.grants.get(&node.uid);
+    let grant = was_granted
+        .then(|| planning.ledger.grants.get(&node.uid))
+        .flatten();
     let in_run = spec.filter(|spec| spec.run.as_deref() == Some(run));
     let recorded = grant
         .filter(|grant| grant.run == run)
-        .map(|grant| grant.wave.clone())
-        .or_else(|| in_run.and_then(|spec| spec.wave.clone()));
+        .map(|grant| Cow::Owned(grant.wave.clone()))
+        .or_else(|| in_run.and_then(|spec| spec.wave.as_deref()).map(Cow::Borrowed));
     let running = match running(node) {
-        Running::Version(version) => Version::parse(version).ok(),
+        Running::Version(version) => match valid {
+            Some(valid) if valid.target == version => Some(valid.target_version.clone()),
+            _ => Version::parse(version).ok(),
+        },
         Running::Unknown | Running::Disputed { .. } => None,
     };
     let live = running.is_some() && node.agent.ready;
@@ -207,6 +220,7 @@ fn member<'a>(
         recorded,
         place,
         live,
+        released: was_granted && grant.is_none(),
     }
 }
 

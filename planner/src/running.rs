@@ -41,9 +41,14 @@ pub(crate) fn running(node: &NodeFacts) -> Running<'_> {
 /// Whether the image that a kubelet names is of another version than this. An image that names no version contradicts
 /// nothing.
 pub(crate) fn contradicts(os_image: &str, version: &str) -> bool {
-    let named = os_image
+    // Only what begins with a digit can be a version, and the same word is the same version.
+    let mut words = os_image
         .split_whitespace()
-        .find_map(|word| Version::parse(word).ok());
+        .filter(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+    if words.clone().next() == Some(version) {
+        return false;
+    }
+    let named = words.find_map(|word| Version::parse(word).ok());
     match (named, Version::parse(version)) {
         (Some(named), Ok(version)) => named != version,
         _ => false,

@@ -1,6 +1,6 @@
 //! Which node belongs to which wave, and how far each wave is.
 
-use std::cmp::Reverse;
+use std::{borrow::Cow, cmp::Reverse};
 
 use chrono::{DateTime, Utc};
 use kube_core::SelectorExt;
@@ -12,10 +12,12 @@ use crate::{spec::ValidPlan, world::NodeFacts};
 pub(crate) struct Member<'a> {
     pub node: &'a NodeFacts,
     /// The wave that its grant or its shadow records for this run.
-    pub recorded: Option<String>,
+    pub recorded: Option<Cow<'a, str>>,
     pub place: Place,
     /// Whether an agent reports for it.
     pub live: bool,
+    /// Whether its grant is released in this very round.
+    pub released: bool,
 }
 
 /// Where a matched node is in the run.
@@ -87,6 +89,17 @@ pub(crate) fn rank(run: &str, node_uid: &str) -> u64 {
         .fold(0, |rank, byte| rank << 8 | u64::from(*byte))
 }
 
+/// So many of `all` whose keys are the lowest, in no order.
+fn first<K: Ord>(all: Vec<usize>, many: usize, key: impl Fn(&usize) -> K) -> Vec<usize> {
+    if all.len() <= many {
+        return all;
+    }
+    let mut keyed: Vec<(K, usize)> = all.into_iter().map(|i| (key(&i), i)).collect();
+    keyed.select_nth_unstable_by(many, |(a, _), (b, _)| a.cmp(b));
+    keyed.truncate(many);
+    keyed.into_iter().map(|(_, i)| i).collect()
+}
+
 /// Puts every member into its wave. `size_of` is the number of nodes that a wave with a size takes; waves before
 /// `open_wave` take no new ones.
 pub(crate) fn assign(
@@ -119,18 +132,13 @@ pub(crate) fn assign(
         let free = (0..members.len()).filter(|i| wave_of[*i].is_none()).filter(fits);
         let chosen: Vec<usize> = match size_of(index) {
             None => free.collect(),
-            Some(size) if index >= open_wave => {
+            Some(size) if index >= open_wave && size > taken[index] => {
                 // Nodes without a live agent come last: they are waited for only if no other is left.
-                let mut free: Vec<_> = free.filter(|i| members[*i].place == Place::Waiting).collect();
-                free.sort_by_cached_key(|i| {
-                    (
-                        Reverse(members[*i].live),
-                        rank(run, &members[*i].node.uid),
-                        &members[*i].node.uid,
-                    )
-                });
-                free.truncate(size.saturating_sub(taken[index]));
-                free
+                let free = free.filter(|i| members[*i].place == Place::Waiting);
+                first(free.collect(), size - taken[index], |i| {
+                    let Member { node, live, .. } = &members[*i];
+                    (Reverse(*live), rank(run, &node.uid), node.uid.as_str())
+                })
             }
             Some(_) => Vec::new(),
         };
