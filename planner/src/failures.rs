@@ -126,7 +126,7 @@ pub(crate) fn watch_soaking_wave(
             .node
             .shadow
             .as_ref()
-            .filter(|_| watched && !member.node.ready)
+            .filter(|shadow| watched && !member.node.ready && shadow.spec.state == NodeState::Idle)
         else {
             continue;
         };

@@ -170,6 +170,11 @@ impl<'a> Planning<'a> {
             {
                 self.wake(not_after);
             }
+            if let (Some(WindowState::Open { closes, .. }), GrantPhase::Granted | GrantPhase::Drained) =
+                (owned.map(|owned| &owned.window), grant.phase)
+            {
+                self.wake(*closes);
+            }
             for action in step.action.into_iter().chain(step.beside) {
                 if !machine::explains(&grant, node, &action) {
                     self.unexplained.insert(node.name.clone());
@@ -240,7 +245,10 @@ impl<'a> Planning<'a> {
             Some(format!("the target is now {}", valid.target))
         } else if !valid.selects(&node.labels) || !owners::takes_part(node) {
             Some("the plan no longer selects the node".to_owned())
-        } else if grant.not_after.is_some_and(|not_after| self.now >= not_after) {
+        } else if grant.not_after.is_some_and(|not_after| self.now >= not_after)
+            // Whatever the grant says: the plan's windows count.
+            || (matches!(owned.window, WindowState::Closed { .. }) && !may_finish(grant, node, owned))
+        {
             Some("the window is closed".to_owned())
         } else {
             None

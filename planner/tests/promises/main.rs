@@ -19,6 +19,7 @@ mod properties;
 mod recovery;
 mod rollout;
 mod schedules;
+mod strange;
 mod topology;
 mod waves;
 mod windows;
