@@ -4,6 +4,8 @@
 //! whole object by its resourceVersion; the methods here say which changes are legal, and both writers, controller
 //! and apiserver, use them.
 
+mod actions;
+
 use std::{collections::BTreeMap, fmt};
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -12,6 +14,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::shadow::{Failure, FailureReason};
+
+pub use actions::Actions;
 
 /// How long a reboot permit is valid after the agent has it.
 pub const PERMIT_VALIDITY: TimeDelta = TimeDelta::seconds(30);
@@ -48,7 +52,7 @@ pub struct UpdateLedgerSpec {
 }
 
 /// What the ledger knows of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PlanEntry {
     /// name: the plan's name.
@@ -92,6 +96,9 @@ pub struct PlanEntry {
     /// first; at most 50. Kept from run to run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub durations: Vec<u32>,
+    /// actions: what people have asked of this run, and was done.
+    #[serde(default, skip_serializing_if = "Actions::is_empty")]
+    pub actions: Actions,
 }
 
 /// How far a grant is.
@@ -450,15 +457,7 @@ mod tests {
             run: "r1".into(),
             target: "1.21.0".into(),
             started_at: at(0),
-            paused: false,
-            halted: false,
-            wave_sizes: BTreeMap::new(),
-            open_wave: 0,
-            open_wave_name: String::new(),
-            releasing: None,
-            waiting_since: None,
-            failed: Vec::new(),
-            durations: Vec::new(),
+            ..PlanEntry::default()
         };
         let mut ledger = UpdateLedgerSpec {
             plans: [("plan-uid".into(), entry)].into(),

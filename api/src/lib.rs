@@ -7,6 +7,7 @@
 //! * [`drain`]: which pods may stay on a node that is about to reboot
 //! * [`names`]: every label, annotation, finalizer and well-known name
 //! * [`quantity`]: durations and int-or-percent numbers as users write them
+//! * [`text`]: text that others wrote, made fit for a message
 //! * [`verdict`]: why a node does not move
 //! * [`time`]: the only place where kube's jiff meets our chrono
 //!
@@ -18,6 +19,7 @@ pub mod names;
 pub mod plan;
 pub mod quantity;
 pub mod shadow;
+pub mod text;
 pub mod time;
 pub mod verdict;
 pub mod wire;

@@ -14,6 +14,20 @@ pub const NODE_LABEL_VALUE: &str = "2.0.0";
 /// there before.
 pub const DISRUPTION_ANNOTATION: &str = "brupop.bottlerocket.aws/disruption";
 
+/// Node annotation by which a person takes a node out of all updates; its value is the reason that is shown, and an
+/// empty one says nothing.
+pub const OPT_OUT_ANNOTATION: &str = "brupop.bottlerocket.aws/opt-out";
+
+/// Plan annotation that approves waves of a run: `RUN/WAVE`, several of them with commas between.
+pub const APPROVE_ANNOTATION: &str = "brupop.bottlerocket.aws/approve";
+/// Plan annotation that retries a run: `RUN/TOKEN`. What has failed so far does not count any more; each new token is a new
+/// retry.
+pub const RETRY_ANNOTATION: &str = "brupop.bottlerocket.aws/retry";
+/// Plan annotation with which people say who asks and why: free text, recorded with what is done at their request.
+pub const REASON_ANNOTATION: &str = "brupop.bottlerocket.aws/reason";
+/// Plan annotation that has a run ignore its maintenance windows until it is complete: `RUN`.
+pub const RUN_NOW_ANNOTATION: &str = "brupop.bottlerocket.aws/run-now";
+
 /// Annotations put on a node while it is disrupted, so that autoscalers leave it alone; put back after.
 pub const DO_NOT_DISRUPT_ANNOTATIONS: [(&str, &str); 2] = [
     ("karpenter.sh/do-not-disrupt", "true"),

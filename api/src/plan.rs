@@ -1,5 +1,6 @@
 //! `UpdatePlan`: which nodes, which version, when, how many at once; and how far it is.
 
+mod actions;
 mod topology;
 
 use chrono::{DateTime, Utc};
@@ -13,6 +14,7 @@ use crate::{
     shadow::FailureReason,
 };
 
+pub use actions::{ActionStatus, Approval};
 pub use topology::Topology;
 
 /// What is wanted. Every field is checked by the API server as far as CEL can say it, and by the controller
@@ -252,6 +254,12 @@ pub struct Wave {
     #[serde(default = "no_time")]
     #[x_kube(validation = within("soak", "0s", "720h"))]
     pub soak: Span,
+
+    /// approval: whether a person has to approve the wave once it is done and soaked: `Manual` or `Automatic`. Until then
+    /// the next wave does not start, and after the last the run is not complete. It is given by the plan's annotation
+    /// `brupop.bottlerocket.aws/approve: RUN/WAVE`. Default Automatic.
+    #[serde(default)]
+    pub approval: Approval,
 }
 
 /// How a node is emptied.
@@ -410,6 +418,9 @@ pub struct UpdatePlanStatus {
     /// waves: how far each wave is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waves: Vec<WaveStatus>,
+    /// actions: what people have asked by annotations of the plan, and what became of it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<ActionStatus>,
     /// window: whether nodes may be disrupted now, and when that changes. None where the plan has no windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowStatus>,
@@ -427,6 +438,9 @@ pub struct UpdatePlanStatus {
     /// waiting: why nodes wait, with their number; the same reasons as in the metrics.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingNodes>,
+    /// skipped: why nodes are left alone, with their number.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub skipped: Vec<WaitingNodes>,
     /// failed: the nodes that failed, with the reason; at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedNode>,
@@ -448,6 +462,8 @@ pub enum Phase {
     Progressing,
     /// A wave is done and watched before the next starts.
     Soaking,
+    /// A wave is done and soaked, and waits for a person to approve it.
+    AwaitingApproval,
     /// `spec.paused` is set.
     Paused,
     /// The failure threshold was reached.
@@ -469,6 +485,12 @@ pub struct Run {
     /// completedAt: when it was complete; it stays so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed_at: Option<DateTime<Utc>>,
+    /// retriedAt: when a person last had it retried; failures from before do not count any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retried_at: Option<DateTime<Utc>>,
+    /// runNowAt: since when it ignores its maintenance windows, as a person has asked, until it is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_now_at: Option<DateTime<Utc>>,
 }
 
 /// How long a plan's nodes take.
@@ -511,7 +533,7 @@ pub struct NodeCounts {
     pub updating: u32,
     /// waiting: nodes that need the update and have no grant.
     pub waiting: u32,
-    /// skipped: nodes that the plan leaves alone, such as those that run a newer version.
+    /// skipped: nodes that the plan leaves alone, such as those that run a newer version or have opted out.
     pub skipped: u32,
     /// failed: nodes that failed after their retries.
     pub failed: u32,
@@ -540,6 +562,9 @@ pub struct WaveStatus {
     /// soakUntil: until when the wave is watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak_until: Option<DateTime<Utc>>,
+    /// approvedAt: when a person has approved it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_at: Option<DateTime<Utc>>,
 }
 
 /// One word for where a wave is.
@@ -551,6 +576,8 @@ pub enum WavePhase {
     Progressing,
     /// It is done and watched.
     Soaking,
+    /// It is done and soaked, and waits for a person to approve it.
+    AwaitingApproval,
     /// It is done.
     Done,
 }

@@ -5,7 +5,7 @@ use std::{fmt, ops::Deref, sync::Arc};
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::{quantity::Span, shadow::FailureReason};
+use crate::{names::APPROVE_ANNOTATION, quantity::Span, shadow::FailureReason};
 
 /// Why a node that a plan matches has no grant. Exactly one holds, the first that applies in this order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,6 +29,11 @@ pub enum Verdict {
     NewerThanTarget {
         /// The version it runs.
         running: String,
+    },
+    /// Somebody has taken the node out of all updates, by its annotation.
+    OptedOut {
+        /// What the annotation says, as one line.
+        why: String,
     },
     /// The plan's spec cannot be carried out.
     InvalidPlan {
@@ -101,6 +106,13 @@ pub enum Verdict {
         wave: String,
         /// Until when.
         until: DateTime<Utc>,
+    },
+    /// The wave before the node's is done and soaked, and waits for a person's approval.
+    AwaitingApproval {
+        /// That wave.
+        wave: String,
+        /// The run to approve it for.
+        run: String,
     },
     /// No window is open.
     OutsideWindow {
@@ -205,6 +217,7 @@ impl Verdict {
             Self::Failed { .. } => "Failed",
             Self::UpToDate => "UpToDate",
             Self::NewerThanTarget { .. } => "NewerThanTarget",
+            Self::OptedOut { .. } => "OptedOut",
             Self::InvalidPlan { .. } => "InvalidPlan",
             Self::Deleting => "Deleting",
             Self::Paused => "Paused",
@@ -217,6 +230,7 @@ impl Verdict {
             Self::Backoff { .. } => "Backoff",
             Self::WaveNotReached { .. } => "WaveNotReached",
             Self::Soaking { .. } => "Soaking",
+            Self::AwaitingApproval { .. } => "AwaitingApproval",
             Self::OutsideWindow { .. } => "OutsideWindow",
             Self::Excluded { .. } => "Excluded",
             Self::NoWindowFound => "NoWindowFound",
@@ -245,12 +259,13 @@ impl fmt::Display for Verdict {
             Self::Failed { failure, message } => write!(f, "failed ({failure}): {message}"),
             Self::UpToDate => f.write_str("runs the target version"),
             Self::NewerThanTarget { running } => write!(f, "runs {running}, newer than the target"),
+            Self::OptedOut { why } => write!(f, "has opted out: {why}"),
             Self::InvalidPlan { problem } => write!(f, "the plan is invalid: {problem}"),
             Self::Deleting => f.write_str("the plan is being deleted"),
             Self::Paused => f.write_str("the plan is paused"),
             Self::Halted { failed, threshold } => write!(
                 f,
-                "the plan is halted: {failed} failed, threshold {threshold}; set a new targetVersion to go on"
+                "the plan is halted: {failed} failed, threshold {threshold}; retry it or set a new targetVersion to go on"
             ),
             Self::NotReady { since: at } => write!(f, "not Ready{}", since(at)),
             Self::AgentSilent { since: at } => {
@@ -281,6 +296,12 @@ impl fmt::Display for Verdict {
             }
             Self::WaveNotReached { wave, behind } => write!(f, "wave {wave} waits for wave {behind}"),
             Self::Soaking { wave, until } => write!(f, "wave {wave} soaks until {}", instant(*until)),
+            Self::AwaitingApproval { wave, run } => {
+                write!(
+                    f,
+                    "wave {wave} awaits approval: annotate {APPROVE_ANNOTATION}={run}/{wave}"
+                )
+            }
             Self::OutsideWindow { opens: Some(opens) } => {
                 write!(
                     f,

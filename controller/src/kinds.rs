@@ -41,6 +41,7 @@ impl Stored for Node {
         let metadata = std::mem::take(&mut self.metadata);
         let ours = |key: &str| {
             key == names::DISRUPTION_ANNOTATION
+                || key == names::OPT_OUT_ANNOTATION
                 || names::DO_NOT_DISRUPT_ANNOTATIONS
                     .iter()
                     .any(|(name, _)| *name == key)

@@ -17,12 +17,13 @@ use prometheus_client::{
 
 use crate::view::Snapshot;
 
-const PHASES: [Phase; 8] = [
+const PHASES: [Phase; 9] = [
     Phase::Invalid,
     Phase::Pending,
     Phase::WaitingForWindow,
     Phase::Progressing,
     Phase::Soaking,
+    Phase::AwaitingApproval,
     Phase::Paused,
     Phase::Halted,
     Phase::Complete,

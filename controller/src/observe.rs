@@ -4,8 +4,12 @@ use std::collections::{BTreeMap, HashMap};
 
 use api::{
     BottlerocketShadow, UpdateLedger, UpdatePlan,
-    names::{DISRUPTION_ANNOTATION, DO_NOT_DISRUPT_ANNOTATIONS, NODE_LABEL, NODE_LABEL_VALUE, shadow_name},
+    names::{
+        APPROVE_ANNOTATION, DISRUPTION_ANNOTATION, DO_NOT_DISRUPT_ANNOTATIONS, NODE_LABEL, NODE_LABEL_VALUE,
+        OPT_OUT_ANNOTATION, REASON_ANNOTATION, RETRY_ANNOTATION, RUN_NOW_ANNOTATION, shadow_name,
+    },
     shadow::Disruption,
+    text::one_line,
     time::to_chrono,
 };
 use chrono::{DateTime, Utc};
@@ -17,6 +21,9 @@ use kube::ResourceExt;
 use planner::world::{AgentFacts, NodeFacts, PlanFacts, Settings, ShadowFacts, World};
 
 use crate::{finalizers, view::Snapshot};
+
+/// How much of a reason to opt out is shown.
+const LONGEST_REASON: usize = 128;
 
 /// What the planner is told of a snapshot.
 #[must_use]
@@ -66,9 +73,31 @@ fn plan_facts(plan: &UpdatePlan, ledger: Option<&UpdateLedger>) -> PlanFacts {
             .unwrap_or_default(),
         deleting: plan.metadata.deletion_timestamp.is_some(),
         finalizer: finalizers::holds(plan, ledger),
+        annotations: asked(plan),
         spec: plan.spec.clone(),
         status: plan.status.clone().unwrap_or_default(),
     }
+}
+
+/// The annotations by which people ask something of a run.
+fn asked(plan: &UpdatePlan) -> BTreeMap<String, String> {
+    let ours = [
+        APPROVE_ANNOTATION,
+        REASON_ANNOTATION,
+        RETRY_ANNOTATION,
+        RUN_NOW_ANNOTATION,
+    ];
+    plan.annotations()
+        .iter()
+        .filter(|(key, _)| ours.contains(&key.as_str()))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect()
+}
+
+/// Why the node takes no part in updates, where somebody says so: an empty reason is none.
+fn opt_out(node: &Node) -> Option<String> {
+    let why = one_line(node.annotations().get(OPT_OUT_ANNOTATION)?.trim(), LONGEST_REASON);
+    (!why.is_empty()).then_some(why)
 }
 
 fn node_facts(node: &Node, snapshot: &Snapshot, agents: &HashMap<&str, AgentFacts>) -> NodeFacts {
@@ -93,6 +122,7 @@ fn node_facts(node: &Node, snapshot: &Snapshot, agents: &HashMap<&str, AgentFact
         ready_changed,
         unschedulable: node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true),
         disruption,
+        opt_out: opt_out(node),
         boot_id: info.map(|info| info.boot_id.clone()).unwrap_or_default(),
         os_image: info.map(|info| info.os_image.clone()).unwrap_or_default(),
         shadow: snapshot
@@ -394,6 +424,31 @@ mod tests {
                 pod("b", "False", late, false)
             ]),
             (true, at(early))
+        );
+    }
+
+    #[test]
+    fn a_node_opts_out_with_a_reason() {
+        for (value, expected) in [("disk\nfails ", Some("disk fails")), (" ", None), ("", None)] {
+            let more = json!({"metadata": {"labels": {NODE_LABEL: NODE_LABEL_VALUE},
+                "annotations": {OPT_OUT_ANNOTATION: value}}});
+            let facts = only(&snapshot([node("n", "u", more)]));
+            assert_eq!(facts.opt_out.as_deref(), expected);
+            assert!(facts.annotations.is_empty());
+        }
+    }
+
+    #[test]
+    fn a_plan_says_what_people_ask() {
+        let plan: UpdatePlan = serde_json::from_value(json!({
+            "apiVersion": "brupop.bottlerocket.aws/v1alpha1", "kind": "UpdatePlan",
+            "metadata": {"name": "p", "annotations": {APPROVE_ANNOTATION: "r/canary", "note": "x"}},
+            "spec": {"targetVersion": "1.21.0", "nodeSelector": {}}
+        }))
+        .unwrap();
+        assert_eq!(
+            plan_facts(&plan, None).annotations,
+            [(APPROVE_ANNOTATION.to_owned(), "r/canary".to_owned())].into()
         );
     }
 

@@ -1,10 +1,10 @@
 //! What the ledger records of each plan, so that nobody grants from an older one.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 
 use api::{
-    ledger::{PlanEntry, UpdateLedgerSpec},
-    plan::{UpdatePlanStatus, condition},
+    ledger::{Actions, PlanEntry, UpdateLedgerSpec},
+    plan::{ActionStatus, Run, UpdatePlanStatus, condition},
 };
 use chrono::{DateTime, Utc};
 
@@ -39,6 +39,8 @@ pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
             let mut entry = new_run(facts, target, planning.now);
             if let Some(before) = recorded {
                 entry.durations.clone_from(&before.durations);
+                // Annotations that were acted on in the run before are still there.
+                entry.actions.taken.extend(before.actions.taken.iter().cloned());
             }
             let note = format!(
                 "run {} starts: {} nodes, target {}",
@@ -92,18 +94,36 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         run: known.map_or_else(fresh, |run| run.id.clone()),
         started_at: known.map_or(now, |run| run.started_at),
         target,
-        paused: false,
         // Nodes that failed may be gone by now, and the halt outlives them.
         halted: known.is_some() && halted,
-        wave_sizes: BTreeMap::new(),
         open_wave,
         open_wave_name,
-        releasing: None,
         waiting_since: known
             .filter(|run| run.completed_at.is_none())
             .map(|run| run.started_at),
-        failed: Vec::new(),
         durations: pace::remembered(&facts.status),
+        actions: known.map_or_else(Actions::default, |run| actions(&facts.status, run)),
+        ..PlanEntry::default()
+    }
+}
+
+/// What people had asked of a run that is taken up again.
+fn actions(status: &UpdatePlanStatus, run: &Run) -> Actions {
+    let approved = status
+        .waves
+        .iter()
+        .filter_map(|wave| Some((wave.name.clone(), wave.approved_at?)));
+    let taken = status.actions.iter().filter(|action| action.taken);
+    let record = |action: &ActionStatus| format!("{} {}", action.action, action.value);
+    let said = taken
+        .clone()
+        .filter_map(|action| Some((record(action), action.said.clone()?)));
+    Actions {
+        said: said.collect(),
+        approved: approved.collect(),
+        retried_at: run.retried_at,
+        run_now: run.run_now_at,
+        taken: taken.map(record).collect(),
     }
 }
 

@@ -1,13 +1,13 @@
 //! When the last node will be done, if all goes on as it does.
 
-use api::{ledger::PlanEntry, verdict::Verdict};
+use api::{ledger::PlanEntry, plan::Approval, verdict::Verdict};
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 
 use crate::{
     pace::Pace,
     plan::Planning,
     rollout::Rollout,
-    spec::ValidPlan,
+    spec::{ValidPlan, ValidWave},
     waves::{Member, Place},
     windows::{Closing, WindowState, Windows},
 };
@@ -33,6 +33,12 @@ pub(crate) fn completion(
             .zip(&assignment.wave_of)
     };
     if entry.paused || entry.halted || !members().any(|(member, _)| moves_by_itself(member)) {
+        return None;
+    }
+    let asks = |wave: &ValidWave| {
+        wave.approval == Approval::Manual && !entry.actions.approved.contains_key(&wave.name)
+    };
+    if valid.waves.iter().skip(entry.open_wave as usize).any(asks) {
         return None;
     }
     let pace = Pace::of(valid, entry);

@@ -8,6 +8,7 @@ use api::{
 };
 
 use crate::{
+    actions,
     decisions::Action,
     machine,
     plan::Planning,
@@ -20,10 +21,12 @@ use crate::{
 
 /// Whether the run has given the node up: its retries are used, or it cannot be tried again. One that runs the target all
 /// the same, and was not given up for being unhealthy on it, is judged by what it is now.
-pub(crate) fn exhausted(spec: &BottlerocketShadowSpec, valid: Option<&ValidPlan>, node: &NodeFacts) -> bool {
-    let Some(failure) = &spec.failure else {
-        return false;
-    };
+pub(crate) fn exhausted(
+    failure: &Failure,
+    spec: &BottlerocketShadowSpec,
+    valid: Option<&ValidPlan>,
+    node: &NodeFacts,
+) -> bool {
     let came_back = failure.reason != FailureReason::Unhealthy
         && node.ready
         && spec.state == NodeState::Idle
@@ -72,8 +75,10 @@ pub(crate) fn halt_at_threshold(
     if rollout.failed >= rollout.threshold && !entry.halted {
         entry.halted = true;
         let note = format!(
-            "halted: {} failed, threshold {}; set a new targetVersion to go on",
-            rollout.failed, rollout.threshold
+            "halted: {} failed, threshold {}; {}",
+            rollout.failed,
+            rollout.threshold,
+            actions::how_to_go_on(&entry.run)
         );
         planning.event(&rollout.owned.facts.name, None, "Halted", note, true);
     }
@@ -84,6 +89,7 @@ fn has_failed(planning: &Planning<'_>, member: &Member<'_>, valid: &ValidPlan, e
     if member.place != Place::Granted {
         return member.place == Place::Failed;
     }
+    let retried_at = entry.actions.retried_at;
     // A grant that ends with the last allowed failure counts before its node has gone all the way back.
     let grant = planning
         .ledger
@@ -93,11 +99,12 @@ fn has_failed(planning: &Planning<'_>, member: &Member<'_>, valid: &ValidPlan, e
     let Some((ending, reason)) = grant
         .and_then(|g| g.ending.as_ref())
         .and_then(|e| Some((e, e.failure.filter(|reason| reason.counts())?)))
+        .filter(|(ending, _)| retried_at.is_none_or(|at| ending.at >= at))
     else {
         return false;
     };
     let spec = member.node.shadow.as_ref().map(|shadow| &shadow.spec);
-    let recorded = spec.and_then(|spec| machine::failure_in_run(spec, &entry.run));
+    let recorded = spec.and_then(|spec| machine::failure_in_run(spec, &entry.run, retried_at));
     let count = recorded.map_or(1, |failure| failure.count + u32::from(failure.at != ending.at));
     is_final(reason, member.node) || count > valid.retries
 }
@@ -134,7 +141,9 @@ pub(crate) fn watch_soaking_wave(
             reason: FailureReason::Unhealthy,
             message: format!("not Ready while wave {} soaks", wave.name),
             at: planning.now,
-            count: machine::failure_in_run(&shadow.spec, &entry.run).map_or(0, |f| f.count) + 1,
+            count: machine::failure_in_run(&shadow.spec, &entry.run, entry.actions.retried_at)
+                .map_or(0, |f| f.count)
+                + 1,
         };
         let spec = BottlerocketShadowSpec {
             failure: Some(failure),

@@ -2,6 +2,7 @@
 
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry},
+    plan::Approval,
     verdict::Verdict,
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -36,7 +37,7 @@ pub(crate) fn grant_next(
     let needs = Pace::of(valid, entry).needs;
     let closed = window_verdict(planning, rollout.owned, valid, needs);
     let behind: Vec<Option<Verdict>> = (0..valid.waves.len())
-        .map(|wave| wave_verdict(valid, entry, assignment, wave))
+        .map(|wave| wave_verdict(planning.now, valid, entry, assignment, wave))
         .collect();
     let (mut order, later): (Vec<usize>, Vec<usize>) = (0..rollout.members.len())
         .filter(|i| rollout.members[*i].place == Place::Waiting && rollout.verdicts[*i].is_none())
@@ -197,6 +198,7 @@ fn window_verdict(
 
 /// Why a node's wave has not started.
 fn wave_verdict(
+    now: DateTime<Utc>,
     valid: &ValidPlan,
     entry: &PlanEntry,
     assignment: &Assignment,
@@ -211,7 +213,14 @@ fn wave_verdict(
         .done()
         .then(|| progress.soak_until(current.soak))
         .flatten();
+    let approved =
+        current.approval == Approval::Automatic || entry.actions.approved.contains_key(&current.name);
+    let soaks = soak.is_some_and(|until| until > now);
     Some(match soak {
+        _ if progress.done() && !soaks && !approved => Verdict::AwaitingApproval {
+            wave: current.name.clone(),
+            run: entry.run.clone(),
+        },
         Some(until) => Verdict::Soaking {
             wave: current.name.clone(),
             until,

@@ -7,6 +7,7 @@
 //! * [`windows`]: when a plan may disrupt
 //! * `owners`: which plan a node belongs to
 //! * `entries`: what the ledger records of each plan
+//! * `actions`: what people ask of a run by annotations
 //! * `machine`: one granted node's way, step by step
 //! * `waiting`: since when a run has waited for a window that is open until it is done
 //! * `waves`: which node belongs to which wave
@@ -24,6 +25,7 @@
 //!
 //! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
 
+mod actions;
 mod budgets;
 pub mod decisions;
 mod entries;

@@ -31,6 +31,8 @@ pub(crate) struct Granted<'a> {
     /// Name of the grant's plan.
     pub plan: &'a str,
     pub limits: &'a Limits,
+    /// When the grant's run was last retried: what failed before does not count.
+    pub retried_at: Option<DateTime<Utc>>,
     /// Why the grant is to be taken back, as long as no permit was given.
     pub withdraw: Option<String>,
 }
@@ -459,15 +461,17 @@ impl Granted<'_> {
     }
 
     fn set(&self, state: NodeState) -> Action {
-        let before = self
-            .node
-            .shadow
-            .as_ref()
-            .and_then(|shadow| failure_in_run(&shadow.spec, &self.grant.run));
         let of_this_attempt =
             self.node.shadow.as_ref().is_some_and(|shadow| {
                 self.is_ours(&shadow.spec) && shadow.spec.state == NodeState::ErrorReset
             });
+        // A retry that comes while a failure is being undone forgets none of what is being done.
+        let retried_at = self.retried_at.filter(|_| !of_this_attempt);
+        let before = self
+            .node
+            .shadow
+            .as_ref()
+            .and_then(|shadow| failure_in_run(&shadow.spec, &self.grant.run, retried_at));
         let ending = self.grant.ending.as_ref();
         let failure = match (ending, state) {
             // Already counted on the way into ErrorReset.
@@ -497,9 +501,17 @@ impl Granted<'_> {
     }
 }
 
-/// The failure that a shadow records for a run.
-pub(crate) fn failure_in_run<'a>(spec: &'a BottlerocketShadowSpec, run: &str) -> Option<&'a Failure> {
-    spec.failure.as_ref().filter(|_| spec.run.as_deref() == Some(run))
+/// The failure that a shadow records for a run, unless it is from before the run was retried.
+pub(crate) fn failure_in_run<'a>(
+    spec: &'a BottlerocketShadowSpec,
+    run: &str,
+    retried_at: Option<DateTime<Utc>>,
+) -> Option<&'a Failure> {
+    let counts = |failure: &&Failure| retried_at.is_none_or(|at| failure.at >= at);
+    spec.failure
+        .as_ref()
+        .filter(|_| spec.run.as_deref() == Some(run))
+        .filter(counts)
 }
 
 pub(crate) fn acknowledged(shadow: &ShadowFacts) -> bool {

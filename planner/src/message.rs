@@ -1,15 +1,16 @@
 //! A plan's phase, conditions, and the one line that a person understands.
 
 use api::{
-    plan::{ActiveNode, NodeCounts, Phase, WaitingNodes, WavePhase, WaveStatus, condition},
+    plan::{ActionStatus, ActiveNode, NodeCounts, Phase, WaitingNodes, WavePhase, WaveStatus, condition},
     verdict::{Verdict, instant},
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
+    actions,
     owners::Owned,
-    report::{failed, waiting},
+    report::{failed, skipped as skipped_nodes, waiting},
     rollout::Rollout,
     waves::WaveProgress,
     windows::WindowState,
@@ -25,6 +26,9 @@ pub(crate) struct View<'a> {
     pub counts: NodeCounts,
     pub active: &'a [ActiveNode],
     pub waves: &'a [WaveStatus],
+    pub actions: &'a [ActionStatus],
+    /// The run's id; empty where there is none.
+    pub run: &'a str,
     pub halted: bool,
     pub completed: bool,
 }
@@ -49,6 +53,12 @@ impl View<'_> {
             Phase::WaitingForWindow
         } else if self.waves.iter().any(|wave| wave.phase == WavePhase::Soaking) {
             Phase::Soaking
+        } else if self
+            .waves
+            .iter()
+            .any(|wave| wave.phase == WavePhase::AwaitingApproval)
+        {
+            Phase::AwaitingApproval
         } else {
             Phase::Progressing
         }
@@ -85,16 +95,21 @@ impl View<'_> {
                 } = self.rollout;
                 let halt = format!("; halted: {failed} failed, threshold {threshold}");
                 format!(
-                    "{halt}{}{}; set a new targetVersion to go on",
+                    "{halt}{}{}; {}",
                     self.failures(),
-                    self.finishing()
+                    self.finishing(),
+                    actions::how_to_go_on(self.run)
                 )
             }
             Phase::Complete => {
-                let but = [(skipped, "skipped"), (failed, "failed")]
-                    .into_iter()
-                    .filter(|(n, _)| *n > 0)
-                    .map(|(n, what)| format!(", {n} {what}"));
+                let why = by_reason(&skipped_nodes(self.rollout)).join("; ");
+                let but = [
+                    (skipped, format!("skipped ({why})")),
+                    (failed, "failed".to_owned()),
+                ]
+                .into_iter()
+                .filter(|(n, _)| *n > 0)
+                .map(|(n, what)| format!(", {n} {what}"));
                 let waiting = self.reasons();
                 let waiting = if waiting.is_empty() {
                     waiting
@@ -108,10 +123,21 @@ impl View<'_> {
                     self.finishing()
                 )
             }
-            Phase::WaitingForWindow | Phase::Soaking => format!("; {}{}", self.reasons(), self.failures()),
+            Phase::WaitingForWindow | Phase::Soaking | Phase::AwaitingApproval => {
+                format!("; {}{}", self.reasons(), self.failures())
+            }
             Phase::Progressing => format!("; {}{}", self.progress(), self.failures()),
         };
-        done + &tail
+        done + &tail + &self.ignored()
+    }
+
+    /// What people have asked that is not done, and why.
+    fn ignored(&self) -> String {
+        let ignored = self.actions.iter().filter(|action| !action.taken);
+        ignored
+            .take(2)
+            .map(|action| format!("; {} {}: {}", action.action, action.value, action.message))
+            .collect()
     }
 
     fn nothing_matches(&self) -> String {
@@ -174,9 +200,13 @@ impl View<'_> {
             return format!("{wave}{}{others}", self.active_nodes());
         }
         if self.is_unproven() {
-            return format!(
-                "{wave}none of its nodes could be updated, so the next wave does not start; set a new targetVersion to go on"
-            );
+            let next = if self.rollout.open_wave + 1 < self.waves.len() {
+                ", so the next wave does not start"
+            } else {
+                ""
+            };
+            let how = actions::how_to_go_on(self.run);
+            return format!("{wave}none of its nodes could be updated{next}; {how}");
         }
         format!("{wave}{}", self.reasons())
     }
@@ -185,7 +215,7 @@ impl View<'_> {
     fn is_unproven(&self) -> bool {
         let waves = self.rollout.waves.as_ref();
         let open = waves.and_then(|assignment| assignment.waves.get(self.rollout.open_wave));
-        open.is_some_and(WaveProgress::unproven) && self.counts.waiting > 0
+        open.is_some_and(WaveProgress::unproven)
     }
 
     /// Why nodes wait: the most frequent reason that a person can act on comes first.
@@ -201,18 +231,17 @@ impl View<'_> {
         waiting.retain(|group| wanted(&group.reason));
         let follows = |group: &WaitingNodes| FOLLOWS.contains(&group.reason.as_str());
         waiting.sort_by(|a, b| (follows(a), b.count, &a.reason).cmp(&(follows(b), a.count, &b.reason)));
-        let mut parts: Vec<String> = waiting
-            .iter()
-            .take(2)
-            .map(|group| {
-                let nodes = match group.nodes.as_slice() {
-                    [node] => node.clone(),
-                    nodes if group.count <= 3 => nodes.join(", "),
-                    _ => format!("{} nodes", group.count),
-                };
-                format!("{nodes}: {}", group.message)
-            })
-            .collect();
+        let mut parts = by_reason(&waiting);
+        if parts.is_empty()
+            && wanted("AwaitingApproval")
+            && let Some(wave) = self
+                .waves
+                .iter()
+                .find(|wave| wave.phase == WavePhase::AwaitingApproval)
+        {
+            let (wave, run) = (wave.name.clone(), self.run.to_owned());
+            parts.push(Verdict::AwaitingApproval { wave, run }.to_string());
+        }
         if parts.is_empty()
             && wanted("Soaking")
             && let Some(soaking) = self.waves.iter().find(|wave| wave.phase == WavePhase::Soaking)
@@ -327,6 +356,19 @@ impl View<'_> {
             observed_generation: Some(self.owned.facts.generation),
         }
     }
+}
+
+/// The first reasons, each with the nodes that it holds for.
+fn by_reason(groups: &[WaitingNodes]) -> Vec<String> {
+    let words = |group: &WaitingNodes| {
+        let nodes = match group.nodes.as_slice() {
+            [node] => node.clone(),
+            nodes if group.count <= 3 => nodes.join(", "),
+            _ => format!("{} nodes", group.count),
+        };
+        format!("{nodes}: {}", group.message)
+    };
+    groups.iter().take(2).map(words).collect()
 }
 
 /// Kubernetes stores times to the second; a status must compare equal to itself as stored.

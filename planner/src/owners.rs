@@ -13,6 +13,7 @@ use chrono::{DateTime, Utc};
 use kube_core::{Selector, SelectorExt};
 
 use crate::{
+    actions,
     spec::{self, Invalid, ValidPlan},
     windows::WindowState,
     world::{NodeFacts, PlanFacts, World},
@@ -39,12 +40,16 @@ pub(crate) fn takes_part(node: &NodeFacts) -> bool {
         .is_some_and(|value| value == names::NODE_LABEL_VALUE)
 }
 
-/// A plan whose windows know since when its run has waited for them; a run that is not recorded yet has not.
-fn in_run(valid: ValidPlan, entry: Option<&PlanEntry>) -> ValidPlan {
+/// A plan's windows as they are for its run: they know since when it has waited for them, and one that a person wants to run
+/// now has none until it is complete; its exclusions stay. A run that is not recorded yet has neither.
+pub(crate) fn in_run(valid: ValidPlan, facts: &PlanFacts, entry: Option<&PlanEntry>) -> ValidPlan {
     let entry = entry.filter(|entry| entry.target == valid.target);
+    let runs_now =
+        entry.is_some_and(|entry| entry.actions.run_now.is_some() && !actions::is_complete(facts, entry));
     let windows = valid
         .windows
-        .waiting_since(entry.and_then(|entry| entry.waiting_since));
+        .waiting_since(entry.and_then(|entry| entry.waiting_since))
+        .ignored(runs_now);
     ValidPlan { windows, ..valid }
 }
 
@@ -128,7 +133,7 @@ pub(crate) fn owned<'a>(
         .into_iter()
         .map(|facts| {
             let valid =
-                ValidPlan::parse(&facts.spec).map(|valid| in_run(valid, ledger.plans.get(&facts.uid)));
+                ValidPlan::parse(&facts.spec).map(|valid| in_run(valid, facts, ledger.plans.get(&facts.uid)));
             let window = valid
                 .as_ref()
                 .map_or(WindowState::Always, |valid| valid.windows.at(now));

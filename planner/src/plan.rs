@@ -7,6 +7,7 @@ use api::shadow::{BottlerocketShadowSpec, NodeState};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
+    actions,
     decisions::{Action, Decisions, DrainOrder, Event, LedgerChange, PlanStatus},
     entries,
     machine::{self, Change, Granted},
@@ -46,6 +47,7 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     let mut planning = Planning::new(now, world, ledger, granted_nodes);
     for owned in &plans {
         entries::record(&mut planning, owned);
+        actions::take(&mut planning, owned);
     }
     entries::forget(&mut planning);
     planning.step_grants(&plans);
@@ -153,6 +155,11 @@ impl<'a> Planning<'a> {
             };
             let grant = self.refresh(&uid, grant, node, owned);
             let valid = owned.and_then(|o| o.valid.as_ref().ok());
+            let entry = self
+                .ledger
+                .plans
+                .get(&grant.plan)
+                .filter(|entry| entry.run == grant.run);
             let step = machine::step(&Granted {
                 now: self.now,
                 settings: &self.world.settings,
@@ -160,6 +167,7 @@ impl<'a> Planning<'a> {
                 node,
                 plan: &plan_name,
                 limits: valid.map_or(&default_limits, |v| &v.limits),
+                retried_at: entry.and_then(|entry| entry.actions.retried_at),
                 withdraw: self.why_withdraw(&grant, node, owned),
             });
             if let Some(at) = step.wake {
@@ -245,6 +253,8 @@ impl<'a> Planning<'a> {
             Some(format!("the target is now {}", valid.target))
         } else if !valid.selects(&node.labels) || !owners::takes_part(node) {
             Some("the plan no longer selects the node".to_owned())
+        } else if let Some(why) = &node.opt_out {
+            Some(format!("the node has opted out: {why}"))
         } else if grant.not_after.is_some_and(|not_after| self.now >= not_after)
             // Whatever the grant says: the plan's windows count.
             || (matches!(owned.window, WindowState::Closed { .. }) && !may_finish(grant, node, owned))

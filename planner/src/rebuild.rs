@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 
 use crate::{
     decisions::{Decisions, LedgerChange},
-    entries,
+    entries, owners,
     spec::ValidPlan,
     world::{NodeFacts, PlanFacts, World},
 };
@@ -134,7 +134,11 @@ fn closes(
 ) -> Option<DateTime<Utc>> {
     let wants = plan
         .filter(|plan| !plan.deleting)
-        .and_then(|plan| ValidPlan::parse(&plan.spec).ok());
+        .and_then(|plan| Some((plan, ValidPlan::parse(&plan.spec).ok()?)))
+        .map(|(plan, valid)| {
+            let entry = entries::new_run(plan, valid.target.clone(), now);
+            owners::in_run(valid, plan, Some(&entry))
+        });
     match wants.filter(|valid| !valid.paused) {
         Some(valid) if valid.may_finish(cordon) => None,
         Some(valid) => valid.windows.at(now).not_after(now),

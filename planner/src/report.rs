@@ -3,14 +3,15 @@
 use api::{
     ledger::{Grant, PlanEntry},
     plan::{
-        ActiveNode, FailedNode, NodeCounts, PastRun, Phase, Run, UpdatePlanStatus, WaitingNodes, WavePhase,
-        WaveStatus, WindowStatus, condition,
+        ActiveNode, Approval, FailedNode, NodeCounts, PastRun, Phase, Run, UpdatePlanStatus, WaitingNodes,
+        WavePhase, WaveStatus, WindowStatus, condition,
     },
     verdict::{Verdict, instant},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
+    actions,
     message::{View, second},
     owners::Owned,
     pace,
@@ -38,7 +39,7 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
     let entry = planning.ledger.plans.get(&facts.uid);
     let counts = counts(rollout);
     let active = active(planning, rollout);
-    let waves = valid.map_or_else(Vec::new, |valid| waves(planning.now, rollout, valid));
+    let waves = valid.map_or_else(Vec::new, |valid| waves(planning.now, rollout, valid, entry));
     let finished = counts.matched > 0
         && counts.updating + counts.waiting == 0
         && valid.is_some()
@@ -55,13 +56,19 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         target: entry.target.clone(),
         started_at: second(entry.started_at),
         completed_at,
+        // To the moment: where the ledger is lost, they are taken from here.
+        retried_at: entry.actions.retried_at,
+        run_now_at: entry.actions.run_now,
     });
+    let actions = actions::statuses(owned, entry);
     let view = View {
         owned,
         rollout,
         counts,
         active: &active,
         waves: &waves,
+        actions: &actions,
+        run: entry.map_or("", |entry| entry.run.as_str()),
         halted: entry.is_some_and(|entry| entry.halted),
         completed: completed_at.is_some(),
     };
@@ -87,12 +94,14 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         waves,
         // A plan that needs no window says nothing of windows, and so causes no writes when they come and go.
         window: (!over && !matches!(phase, Phase::Paused | Phase::Halted))
-            .then(|| window(owned))
+            .then(|| window(owned, valid))
             .flatten(),
         estimated_completion: rollout.estimate,
         node_duration: entry.and_then(|entry| pace::learned(&entry.durations)),
+        actions,
         active,
         waiting: waiting(rollout),
+        skipped: skipped(rollout),
         failed: failed(rollout),
         history: history(before, entry),
     }
@@ -196,10 +205,19 @@ pub(crate) fn failed(rollout: &Rollout<'_>) -> Vec<FailedNode> {
 }
 
 pub(crate) fn waiting(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
+    reasons(rollout, |member| member.place == Place::Waiting)
+}
+
+pub(crate) fn skipped(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
+    reasons(rollout, |member| member.place == Place::Skipped)
+}
+
+/// The verdicts of some of the nodes, with those that have the same.
+fn reasons(rollout: &Rollout<'_>, of: impl Fn(&Member<'_>) -> bool) -> Vec<WaitingNodes> {
     // A few reasons for many nodes.
     let mut reasons: Vec<WaitingNodes> = Vec::new();
     for (member, verdict) in rollout.members.iter().zip(&rollout.verdicts) {
-        let Some(verdict) = verdict.as_ref().filter(|_| member.place == Place::Waiting) else {
+        let Some(verdict) = verdict.as_ref().filter(|_| of(member)) else {
             continue;
         };
         let known = reasons.iter().position(|group| group.reason == verdict.reason());
@@ -232,17 +250,36 @@ fn describe(member: &Member<'_>, verdict: &Verdict) -> String {
     }
 }
 
-fn waves(now: DateTime<Utc>, rollout: &Rollout<'_>, valid: &ValidPlan) -> Vec<WaveStatus> {
+fn waves(
+    now: DateTime<Utc>,
+    rollout: &Rollout<'_>,
+    valid: &ValidPlan,
+    entry: Option<&PlanEntry>,
+) -> Vec<WaveStatus> {
     let Some(assignment) = &rollout.waves else {
         return Vec::new();
     };
+    let approved_at = |name: &str| entry.and_then(|entry| entry.actions.approved.get(name).copied());
+    let open = rollout.open_wave;
+    let gated = valid
+        .waves
+        .get(open)
+        .is_some_and(|wave| wave.approval == Approval::Manual && approved_at(&wave.name).is_none());
+    // Where nothing was done and nothing is left to do there is nothing to approve.
+    let idle = assignment.waves.iter().all(WaveProgress::done)
+        && assignment
+            .waves
+            .get(open)
+            .is_some_and(|progress| progress.needed == 0);
     let phase = |index: usize, progress: &WaveProgress, soak: TimeDelta| {
-        if index > rollout.open_wave || rollout.members.is_empty() {
+        if rollout.members.is_empty() || index > open && !(gated && idle) {
             WavePhase::Pending
         } else if !progress.done() {
             WavePhase::Progressing
-        } else if index == rollout.open_wave && progress.soak_until(soak).is_some_and(|until| until > now) {
+        } else if index == open && progress.soak_until(soak).is_some_and(|until| until > now) {
             WavePhase::Soaking
+        } else if index == open && gated && !idle {
+            WavePhase::AwaitingApproval
         } else {
             WavePhase::Done
         }
@@ -263,13 +300,22 @@ fn waves(now: DateTime<Utc>, rollout: &Rollout<'_>, valid: &ValidPlan) -> Vec<Wa
                     .soak_until(wave.soak)
                     .filter(|_| phase == WavePhase::Soaking)
                     .map(second),
+                approved_at: approved_at(&wave.name).map(second),
             }
         })
         .collect()
 }
 
-fn window(owned: &Owned<'_>) -> Option<WindowStatus> {
+fn window(owned: &Owned<'_>, valid: Option<&ValidPlan>) -> Option<WindowStatus> {
     match &owned.window {
+        WindowState::Always if valid.is_some_and(|valid| valid.windows.are_ignored()) => Some(WindowStatus {
+            open: true,
+            next: "ignored (run-now)".to_owned(),
+            name: None,
+            closes_at: None,
+            next_opens_at: None,
+            exclusion: None,
+        }),
         WindowState::Always => None,
         WindowState::Open { name, closes, by } => {
             let closes = matches!(by, Closing::End | Closing::Exclusion(_)).then_some(*closes);

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use api::{ledger::PlanEntry, shadow::NodeState, verdict::Verdict};
+use api::{ledger::PlanEntry, plan::Approval, shadow::NodeState, verdict::Verdict};
 use chrono::{DateTime, Utc};
 use semver::Version;
 
@@ -76,14 +76,14 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         .nodes
         .iter()
         .zip(&owned.granted)
-        .map(|(node, granted)| member(planning, node, *granted, run, valid))
+        .map(|(node, granted)| member(planning, node, *granted, run, entry.as_ref(), valid))
         .collect();
     let down: Vec<String> = members.iter().filter_map(unavailable).collect();
     let mut rollout = Rollout {
         owned,
         verdicts: members
             .iter()
-            .map(|m| standing(planning, m, run, valid))
+            .map(|m| standing(planning, m, entry.as_ref(), valid))
             .collect(),
         members,
         waves: None,
@@ -189,6 +189,7 @@ fn member<'a>(
     node: &'a NodeFacts,
     was_granted: bool,
     run: &str,
+    entry: Option<&PlanEntry>,
     valid: Option<&ValidPlan>,
 ) -> Member<'a> {
     let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
@@ -208,11 +209,18 @@ fn member<'a>(
         Running::Unknown | Running::Disputed { .. } => None,
     };
     let live = running.is_some() && node.agent.ready;
+    let retried_at = entry.and_then(|entry| entry.actions.retried_at);
+    let exhausted = in_run.is_some_and(|spec| {
+        machine::failure_in_run(spec, run, retried_at)
+            .is_some_and(|failure| failures::exhausted(failure, spec, valid, node))
+    });
+    let failed_before = in_run.is_some_and(|spec| machine::failure_in_run(spec, run, None).is_some());
     let place = match (grant, running, valid) {
         (Some(_), ..) => Place::Granted,
-        _ if in_run.is_some_and(|spec| failures::exhausted(spec, valid, node)) => Place::Failed,
+        _ if exhausted => Place::Failed,
         (None, Some(running), Some(valid)) if running == valid.target_version => Place::Updated,
         (None, Some(running), Some(valid)) if running > valid.target_version => Place::Skipped,
+        _ if node.opt_out.is_some() => Place::Skipped,
         _ => Place::Waiting,
     };
     Member {
@@ -221,6 +229,7 @@ fn member<'a>(
         place,
         live,
         released: was_granted && grant.is_none(),
+        retried_at: retried_at.filter(|_| failed_before && !exhausted),
     }
 }
 
@@ -242,7 +251,7 @@ pub(crate) fn unavailable(member: &Member<'_>) -> Option<String> {
 fn standing(
     planning: &mut Planning<'_>,
     member: &Member<'_>,
-    run: &str,
+    entry: Option<&PlanEntry>,
     valid: Option<&ValidPlan>,
 ) -> Option<Verdict> {
     let node = member.node;
@@ -258,6 +267,10 @@ fn standing(
             });
         }
         Place::Updated => return Some(Verdict::UpToDate),
+        Place::Skipped if node.opt_out.is_some() => {
+            let why = node.opt_out.clone().unwrap_or_default();
+            return Some(Verdict::OptedOut { why });
+        }
         Place::Skipped => {
             let running = status.map(|s| s.current_version.clone()).unwrap_or_default();
             return Some(Verdict::NewerThanTarget { running });
@@ -289,7 +302,9 @@ fn standing(
     if node.unschedulable {
         return Some(Verdict::CordonedByOther);
     }
-    let failure = shadow.and_then(|s| machine::failure_in_run(&s.spec, run))?;
+    let entry = entry?;
+    let failure =
+        shadow.and_then(|s| machine::failure_in_run(&s.spec, &entry.run, entry.actions.retried_at))?;
     let doublings = failure.count.saturating_sub(1).min(4);
     let pause = (planning.world.settings.retry_backoff * 2_i32.pow(doublings))
         .min(planning.world.settings.retry_backoff * 10);
@@ -301,7 +316,8 @@ fn standing(
     Some(Verdict::Backoff { until })
 }
 
-/// Starts the wave after one that is done and soaked. Once started it stays so, also where newcomers join an earlier one.
+/// Starts the wave after one that is done, soaked and, where it has to be, approved. Once started it stays so, also where
+/// newcomers join an earlier one.
 fn open_next_wave(
     planning: &mut Planning<'_>,
     rollout: &Rollout<'_>,
@@ -327,6 +343,9 @@ fn open_next_wave(
             *of == index && member.place == Place::Updated && member.recorded.is_some() && !member.node.ready
         };
         if !wave.soak.is_zero() && rollout.members.iter().zip(&assignment.wave_of).any(down) {
+            return;
+        }
+        if wave.approval == Approval::Manual && !entry.actions.approved.contains_key(&wave.name) {
             return;
         }
         let next = &valid.waves[index + 1].name;

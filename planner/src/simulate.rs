@@ -32,7 +32,7 @@ pub use cluster::{Cluster, InCircles, Observer};
 pub use faults::{Dice, Fault, Percent, Rates, Timing};
 pub use fleet::{Group, Machine};
 pub use node::VirtualNode;
-pub use people::{Happening, NotThere, ToNode};
+pub use people::{Ask, Happening, NotThere, ToNode};
 pub use show::{status_text, timeline_text};
 pub use timeline::{Attempt, Moment, Recorder, Step, What};
 

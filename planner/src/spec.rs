@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{
-    plan::{OnWindowEnd, Topology, UpdatePlanSpec, Wave},
+    plan::{Approval, OnWindowEnd, Topology, UpdatePlanSpec, Wave},
     quantity::IntOrPercent,
     shadow::Disruption,
 };
@@ -70,6 +70,8 @@ pub struct ValidWave {
     pub max_unavailable: Option<IntOrPercent>,
     /// How long it is watched before the next starts.
     pub soak: TimeDelta,
+    /// Whether a person has to approve it before the next starts.
+    pub approval: Approval,
 }
 
 /// How long a node's steps may take.
@@ -193,6 +195,7 @@ fn parse_waves(waves: &[Wave]) -> Result<Vec<ValidWave>, Invalid> {
             selector: None,
             max_unavailable: None,
             soak: TimeDelta::zero(),
+            approval: Approval::Automatic,
         };
         return Ok(vec![all]);
     };
@@ -211,6 +214,7 @@ fn parse_waves(waves: &[Wave]) -> Result<Vec<ValidWave>, Invalid> {
             node_selector,
             max_unavailable,
             soak,
+            approval,
         } = wave;
         Ok(ValidWave {
             name: name.clone(),
@@ -221,6 +225,7 @@ fn parse_waves(waves: &[Wave]) -> Result<Vec<ValidWave>, Invalid> {
                 .transpose()?,
             max_unavailable: *max_unavailable,
             soak: soak.delta(),
+            approval: *approval,
         })
     };
     waves.iter().enumerate().map(parse).collect()

@@ -18,6 +18,8 @@ pub(crate) struct Member<'a> {
     pub live: bool,
     /// Whether its grant is released in this very round.
     pub released: bool,
+    /// When the run was retried, where the node had failed before, which does not count any more.
+    pub retried_at: Option<DateTime<Utc>>,
 }
 
 /// Where a matched node is in the run.
@@ -51,8 +53,8 @@ pub(crate) struct WaveProgress {
     pub granted: usize,
     pub skipped: usize,
     pub failed: usize,
-    /// Members that were granted in this run, or need it.
-    needed: usize,
+    /// Members that were granted in this run, or need it, and are not left alone.
+    pub needed: usize,
     /// Members that were updated by this run.
     proven: usize,
     /// When the last member was updated, or given up, by this run.
@@ -120,8 +122,11 @@ pub(crate) fn assign(
         })
         .collect();
     let mut taken = vec![0_usize; plan.waves.len()];
-    for wave in wave_of.iter().flatten() {
-        taken[*wave] += 1;
+    // A node that is left alone after all gives its place back.
+    for (member, wave) in members.iter().zip(&wave_of) {
+        if let Some(wave) = wave.filter(|_| member.place != Place::Skipped) {
+            taken[wave] += 1;
+        }
     }
     for (index, wave) in plan.waves.iter().enumerate().take(rest) {
         let fits = |i: &usize| {
@@ -152,7 +157,8 @@ pub(crate) fn assign(
         let progress = &mut waves[*wave];
         progress.nodes += 1;
         let by_this_run = member.recorded.is_some();
-        progress.needed += usize::from(by_this_run || member.place == Place::Waiting);
+        let granted = by_this_run && member.place != Place::Skipped;
+        progress.needed += usize::from(granted || member.place == Place::Waiting);
         match member.place {
             Place::Waiting => {}
             Place::Granted => progress.granted += 1,
@@ -173,7 +179,8 @@ pub(crate) fn assign(
                         .shadow
                         .as_ref()
                         .and_then(|s| s.spec.state_transition_timestamp);
-                    progress.last = progress.last.max(at);
+                    // After a retry the wave is watched anew.
+                    progress.last = progress.last.max(at).max(member.retried_at);
                 }
             }
         }

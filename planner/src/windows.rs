@@ -25,6 +25,7 @@ pub struct Windows {
     windows: Vec<Window>,
     exclusions: Vec<Window>,
     waiting_since: Option<DateTime<Utc>>,
+    ignored: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -151,6 +152,28 @@ impl Windows {
     pub fn open_until_done(&self) -> bool {
         let until_done = |window: &Window| matches!(window.form, Form::UntilDone(_));
         self.windows.iter().any(until_done)
+    }
+
+    /// Without the windows, where they are ignored; exclusions stay.
+    #[must_use]
+    pub fn ignored(mut self, ignored: bool) -> Self {
+        if ignored && self.are_any() {
+            self.windows.clear();
+            self.ignored = true;
+        }
+        self
+    }
+
+    /// Whether the plan has windows, and they are ignored.
+    #[must_use]
+    pub const fn are_ignored(&self) -> bool {
+        self.ignored
+    }
+
+    /// Whether the plan has any windows.
+    #[must_use]
+    pub const fn are_any(&self) -> bool {
+        !self.windows.is_empty() || self.ignored
     }
 
     /// Whether the plan may disrupt at `now`.

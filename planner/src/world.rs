@@ -58,6 +58,8 @@ pub struct PlanFacts {
     pub deleting: bool,
     /// Whether our finalizer is there.
     pub finalizer: bool,
+    /// `metadata.annotations`, only those by which people ask something of a run.
+    pub annotations: BTreeMap<String, String>,
     /// The spec.
     pub spec: UpdatePlanSpec,
     /// The status as last written: conditions keep their transition times, and completion latches.
@@ -83,6 +85,8 @@ pub struct NodeFacts {
     pub unschedulable: bool,
     /// Our annotation, where it is there.
     pub disruption: Option<Disruption>,
+    /// Why the node takes no part in updates, where somebody has said so by annotation. Never empty.
+    pub opt_out: Option<String>,
     /// `status.nodeInfo.bootID`.
     pub boot_id: String,
     /// `status.nodeInfo.osImage`, such as `Bottlerocket OS 1.20.3 (aws-k8s-1.33)`: the kubelet's word for what was booted,

@@ -134,6 +134,7 @@ impl Cluster {
             created: self.now + TimeDelta::milliseconds(self.world.plans.len() as i64),
             deleting: false,
             finalizer: false,
+            annotations: BTreeMap::new(),
             spec,
             status: UpdatePlanStatus::default(),
         });

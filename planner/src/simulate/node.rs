@@ -109,6 +109,7 @@ impl VirtualNode {
             ready_changed: Some(now - TimeDelta::hours(1)),
             unschedulable: false,
             disruption: None,
+            opt_out: None,
             boot_id: boot_id.clone(),
             os_image: os_image(version),
             shadow: Some(ShadowFacts {

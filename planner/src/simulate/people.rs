@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use api::{plan::UpdatePlanSpec, quantity::Span};
+use api::{names, plan::UpdatePlanSpec, quantity::Span};
 use chrono::TimeDelta;
 
 use super::{
@@ -28,6 +28,13 @@ pub enum Happening {
         /// The plan's name.
         plan: String,
     },
+    /// Somebody asks something of the plan's run, by an annotation. It replaces the one before.
+    Ask {
+        /// The plan's name.
+        plan: String,
+        /// What.
+        what: Ask,
+    },
     /// A node joins.
     Join(Box<Machine>),
     /// Something happens to one node.
@@ -43,6 +50,27 @@ pub enum Happening {
     ClockSkew(Option<TimeDelta>),
     /// Nothing happens; the timeline shows how everything stands.
     Look,
+}
+
+/// What a person asks of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// That this wave is approved.
+    Approve(String),
+    /// That what has failed is tried again; the token tells one retry from another.
+    Retry(String),
+    /// That it does not wait for its windows.
+    RunNow,
+}
+
+impl Ask {
+    fn annotation(&self, run: &str) -> (&'static str, String) {
+        match self {
+            Self::Approve(wave) => (names::APPROVE_ANNOTATION, format!("{run}/{wave}")),
+            Self::Retry(token) => (names::RETRY_ANNOTATION, format!("{run}/{token}")),
+            Self::RunNow => (names::RUN_NOW_ANNOTATION, run.to_owned()),
+        }
+    }
 }
 
 /// Something that happens to one node.
@@ -63,6 +91,8 @@ pub enum ToNode {
     Label(String, Option<String>),
     /// An annotation is set, or taken away.
     Annotate(String, Option<String>),
+    /// Somebody takes it out of all updates, with a reason, or back in.
+    OptOut(Option<String>),
     /// It loses power and boots again, into whatever is activated.
     Crash,
     /// Its kubelet stops reporting; the node itself goes on.
@@ -108,6 +138,13 @@ impl Cluster {
                 facts.generation += 1;
                 self.world.plans.retain(|plan| plan.finalizer || !plan.deleting);
             }
+            Happening::Ask { plan, what } => {
+                let ledger = self.world.ledger.clone().unwrap_or_default();
+                let facts = self.plan_mut(plan).ok_or_else(|| NotThere::Plan(plan.clone()))?;
+                let run = ledger.plans.get(&facts.uid).map_or("", |entry| &entry.run);
+                let (annotation, value) = what.annotation(run);
+                facts.annotations.insert(annotation.to_owned(), value);
+            }
             Happening::Join(machine) => self.join(machine),
             Happening::Node { node, what } => self.happens_to(node, what)?,
             Happening::LedgerLost => self.world.ledger = None,
@@ -130,7 +167,7 @@ impl Cluster {
         if !machine.takes_part
             && let Some(facts) = self.node_mut(&machine.name)
         {
-            facts.labels.remove(api::names::NODE_LABEL);
+            facts.labels.remove(names::NODE_LABEL);
         }
     }
 
@@ -141,7 +178,7 @@ impl Cluster {
             ToNode::Delete => return self.remove_node(node).map(drop).ok_or_else(not_there),
             ToNode::Replace { version } => {
                 let (mut gone, hidden) = self.remove_node(node).ok_or_else(not_there)?;
-                gone.labels.remove(api::names::NODE_LABEL);
+                gone.labels.remove(names::NODE_LABEL);
                 let labels: Vec<(&str, &str)> = gone
                     .labels
                     .iter()
@@ -159,6 +196,7 @@ impl Cluster {
             ToNode::Uncordon => facts.unschedulable = false,
             ToNode::Label(key, value) => set(&mut facts.labels, key, value.as_deref()),
             ToNode::Annotate(key, value) => set(&mut facts.annotations, key, value.as_deref()),
+            ToNode::OptOut(why) => facts.opt_out.clone_from(why),
             ToNode::Crash => hidden.go_down(now, facts),
             ToNode::NotReady => set_ready(facts, false, now),
             ToNode::Ready => set_ready(facts, true, now),
@@ -221,12 +259,23 @@ impl fmt::Display for Happening {
         match self {
             Self::Apply { plan, .. } => write!(f, "plan {plan} is applied"),
             Self::DeletePlan { plan } => write!(f, "plan {plan} is deleted"),
+            Self::Ask { plan, what } => write!(f, "plan {plan} is {what}"),
             Self::Join(machine) => write!(f, "{}: joins, runs {}", machine.name, machine.version),
             Self::Node { node, what } => write!(f, "{node}: {what}"),
             Self::LedgerLost => f.write_str("the ledger is lost"),
             Self::ClockSkew(Some(skew)) => write!(f, "the clock is {} s ahead", skew.num_seconds()),
             Self::ClockSkew(None) => f.write_str("the clock is not compared"),
             Self::Look => f.write_str("a look"),
+        }
+    }
+}
+
+impl fmt::Display for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Approve(wave) => write!(f, "approved: wave {wave}"),
+            Self::Retry(token) => write!(f, "retried: {token}"),
+            Self::RunNow => f.write_str("to run now"),
         }
     }
 }
@@ -243,6 +292,8 @@ impl fmt::Display for ToNode {
             Self::Label(key, None) => write!(f, "label {key} is taken away"),
             Self::Annotate(key, Some(value)) => write!(f, "annotation {key}={value}"),
             Self::Annotate(key, None) => write!(f, "annotation {key} is taken away"),
+            Self::OptOut(Some(why)) => write!(f, "opted out: {why}"),
+            Self::OptOut(None) => f.write_str("no longer opted out"),
             Self::Crash => f.write_str("crashes"),
             Self::NotReady => f.write_str("not Ready"),
             Self::Ready => f.write_str("Ready"),

@@ -157,8 +157,12 @@ fn brief(status: &UpdatePlanStatus) -> String {
             .soak_until
             .map(|at| format!(" until {}", instant(at)))
             .unwrap_or_default();
+        let approved = wave
+            .approved_at
+            .map(|at| format!(" approved {}", instant(at)))
+            .unwrap_or_default();
         format!(
-            "{} {:?}{soak} {}/{}",
+            "{} {:?}{soak}{approved} {}/{}",
             wave.name, wave.phase, wave.updated, wave.nodes
         )
     });
@@ -170,12 +174,27 @@ fn brief(status: &UpdatePlanStatus) -> String {
         let name = window.name.as_deref().unwrap_or("-");
         lines.push(format!("window {name}: {}", window.next));
     }
+    lines.extend(actions(status));
     let conditions = status
         .conditions
         .iter()
         .map(|condition| format!("{}={} {}", condition.type_, condition.status, condition.reason));
     lines.push(conditions.collect::<Vec<_>>().join(", "));
     lines.join("\n    ")
+}
+
+fn actions(status: &UpdatePlanStatus) -> impl Iterator<Item = String> {
+    let actions = status.actions.iter();
+    actions.map(|action| {
+        let said = action.said.as_ref().map(|said| format!(" ({said})"));
+        format!(
+            "{} {}: {}{}",
+            action.action,
+            action.value,
+            action.message,
+            said.unwrap_or_default()
+        )
+    })
 }
 
 fn by_verdict(verdicts: &[(String, Verdict)]) -> Vec<(&Verdict, Vec<&str>)> {
@@ -247,8 +266,12 @@ pub fn status_text(status: &UpdatePlanStatus) -> String {
             .soak_until
             .map(|at| format!(", soaks until {}", instant(at)))
             .unwrap_or_default();
+        let approved = wave
+            .approved_at
+            .map(|at| format!(", approved {}", instant(at)))
+            .unwrap_or_default();
         lines.push(format!(
-            "  wave {} {:?}: {} nodes, {} updated, {} updating, {} skipped, {} failed{soak}",
+            "  wave {} {:?}: {} nodes, {} updated, {} updating, {} skipped, {} failed{soak}{approved}",
             wave.name, wave.phase, wave.nodes, wave.updated, wave.updating, wave.skipped, wave.failed
         ));
     }
@@ -270,6 +293,16 @@ pub fn status_text(status: &UpdatePlanStatus) -> String {
             group.message
         ));
     }
+    for group in &status.skipped {
+        lines.push(format!(
+            "  skipped {} x{} ({}): {}",
+            group.reason,
+            group.count,
+            group.nodes.join(", "),
+            group.message
+        ));
+    }
+    lines.extend(actions(status).map(|action| format!("  {action}")));
     for node in &status.failed {
         lines.push(format!(
             "  failed {} after {} ({}): {}",

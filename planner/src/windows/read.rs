@@ -20,6 +20,7 @@ impl Windows {
             windows: parse_all("maintenanceWindows", windows)?,
             exclusions: parse_all("exclusions", exclusions)?,
             waiting_since: None,
+            ignored: false,
         })
     }
 }

@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod actions;
+mod approval;
 mod brupop;
 mod calendar;
 mod exclusions;

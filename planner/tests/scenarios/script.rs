@@ -7,7 +7,7 @@ use api::plan::UpdatePlanSpec;
 use chrono::{DateTime, Datelike, Days, NaiveDate, NaiveTime, TimeDelta, TimeZone, Utc, Weekday};
 use chrono_tz::Tz;
 use planner::{
-    simulate::{Fault, Group, Happening, Story, Timing, ToNode},
+    simulate::{Ask, Fault, Group, Happening, Story, Timing, ToNode},
     world::Settings,
 };
 use serde_json::Value;
@@ -226,6 +226,9 @@ impl Reader {
                     plan: (*name).to_owned(),
                 }]
             }
+            ["approve", plan, wave] => vec![ask(plan, Ask::Approve((*wave).to_owned()))],
+            ["retry", plan, token] => vec![ask(plan, Ask::Retry((*token).to_owned()))],
+            ["run-now", plan] => vec![ask(plan, Ask::RunNow)],
             ["join"] => {
                 let groups: Vec<Group> = yaml(body)?;
                 let machines = groups.iter().flat_map(Group::machines);
@@ -266,6 +269,8 @@ impl Reader {
             ("replace", [version]) => ToNode::Replace {
                 version: (*version).to_owned(),
             },
+            ("opt-out", [_, ..]) => ToNode::OptOut(Some(arguments.join(" "))),
+            ("opt-in", []) => ToNode::OptOut(None),
             ("crash", []) => ToNode::Crash,
             ("unready", []) => ToNode::NotReady,
             ("ready", []) => ToNode::Ready,
@@ -324,6 +329,11 @@ impl Reader {
         merge(&mut spec, patch);
         self.apply(name, spec)
     }
+}
+
+fn ask(plan: &str, what: Ask) -> Happening {
+    let plan = plan.to_owned();
+    Happening::Ask { plan, what }
 }
 
 /// `key=value`, or `key-` where it is taken away.

@@ -15,8 +15,9 @@ use planner::{
 };
 use semver::Version;
 
+use super::asked::Approvals;
 use super::limits;
-use super::rules::{moves_on, node_of, open_until, owned, owner, plan_of, released, runs_target};
+use super::rules::{moves_on, node_of, owned, owner, plan_of, released, runs_target};
 
 /// What the checks remember from write to write.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +37,7 @@ pub struct Checker {
     took: BTreeMap<String, Vec<u32>>,
     /// When each node was cordoned last, by UID.
     cordoned: BTreeMap<String, DateTime<Utc>>,
+    approvals: Approvals,
 }
 
 impl Checker {
@@ -55,6 +57,8 @@ impl Checker {
     /// Before the ledger is written.
     pub fn ledger(&mut self, now: DateTime<Utc>, world: &World, change: &LedgerChange) {
         let new = &change.spec;
+        self.approvals.look(world);
+        self.forget_failures(world, new);
         for plan in &world.plans {
             let stops = plan.deleting || plan.spec.paused;
             let recorded = new
@@ -141,6 +145,7 @@ impl Checker {
             node.ready && node.agent.ready && !node.unschedulable && node.disruption.is_none(),
             "S9: {who}"
         );
+        assert_eq!(node.opt_out, None, "S3: {who}");
         assert!(
             shadow.spec.state == NodeState::Idle && acknowledges(status, &shadow.spec),
             "S9: {who} is not Idle"
@@ -170,7 +175,9 @@ impl Checker {
             skew.abs() < TimeDelta::seconds(30),
             "S4: granted by a clock that is {skew} off"
         );
-        let closes = open_until(&plan.spec, entry.waiting_since, now)
+        let closes = self
+            .approvals
+            .open_until(plan, &grant.run, entry.waiting_since, now)
             .unwrap_or_else(|| panic!("S4: {who} granted outside a window"));
         if let Some(closes) = closes {
             let needs = self.needs(plan);
@@ -271,7 +278,9 @@ impl Checker {
                 continue;
             };
             let known = plan.status.waves.iter().find(|status| status.name == wave.name);
-            let max = limit.at_most(known.map_or(matched.len(), |status| status.nodes as usize));
+            // The status may not know who has joined at this very instant.
+            let joined = matched.len().saturating_sub(plan.status.nodes.matched as usize);
+            let max = limit.at_most(known.map_or(matched.len(), |status| status.nodes as usize + joined));
             let of_wave = |node: &&&NodeFacts| match new.grants.get(&node.uid) {
                 Some(grant) => grant.run == *run && grant.wave == wave.name,
                 None => node.shadow.as_ref().is_some_and(|shadow| {
@@ -317,8 +326,15 @@ impl Checker {
                     .values()
                     .any(|g| g.run == entry.run && g.wave == wave.name);
                 assert!(!live, "S10: a wave starts while {} has grants", wave.name);
+                assert!(
+                    self.approvals.is_approved(plan, &entry.run, wave),
+                    "S10: wave {} is not approved",
+                    wave.name
+                );
                 let members: Vec<_> = owned(world, new, plan).into_iter().filter(of_wave).collect();
-                let proven = members.is_empty() || members.iter().any(|node| runs_target(node, plan));
+                // One that has opted out after all does not need the update.
+                let mut needy = members.iter().filter(|node| node.opt_out.is_none()).peekable();
+                let proven = needy.peek().is_none() || members.iter().any(|node| runs_target(node, plan));
                 assert!(proven, "S10: wave {} has proven nothing", wave.name);
                 let last = self.proven.get(&(entry.run.clone(), wave.name.clone()));
                 let soaked = last.is_none_or(|last| *last + wave.soak.delta() <= now);
@@ -331,6 +347,25 @@ impl Checker {
         }
     }
 
+    /// A retry that somebody has asked for takes back what has failed before; nothing else does.
+    fn forget_failures(&mut self, world: &World, new: &UpdateLedgerSpec) {
+        for (uid, entry) in &new.plans {
+            let before = world.ledger.as_ref().and_then(|old| old.plans.get(uid));
+            let before = before.filter(|before| before.run == entry.run);
+            let retried = before.is_some_and(|before| before.actions.retried_at != entry.actions.retried_at);
+            if retried {
+                assert!(
+                    self.approvals.retries(uid, &entry.run),
+                    "S11: {} is retried",
+                    entry.name
+                );
+                self.failed.remove(&entry.run);
+            }
+            let lifted = before.is_some_and(|before| before.halted && !entry.halted);
+            assert!(!lifted || retried, "S11: {} goes on", entry.name);
+        }
+    }
+
     /// S11 counts a node once it is given up: a node that cannot be tried again, or whose tries are used up.
     fn count_failures(&mut self, world: &World, new: &UpdateLedgerSpec) {
         for node in &world.nodes {
@@ -340,12 +375,15 @@ impl Checker {
             let (Some(failure), Some(run)) = (&spec.failure, &spec.run) else {
                 continue;
             };
-            let Some((uid, _)) = new.plans.iter().find(|(_, entry)| entry.run == *run) else {
+            let Some((uid, entry)) = new.plans.iter().find(|(_, entry)| entry.run == *run) else {
                 continue;
             };
             let Some(plan) = world.plans.iter().find(|plan| plan.uid == *uid) else {
                 continue;
             };
+            if entry.actions.retried_at.is_some_and(|at| failure.at < at) {
+                continue;
+            }
             let down = failure.reason == FailureReason::RebootTimeout && !node.ready;
             let up_to_date =
                 node.ready && runs_target(node, plan) && failure.reason == FailureReason::RebootTimeout;
@@ -411,7 +449,7 @@ impl Checker {
                 let since = ledger.plans[&grant.plan].waiting_since;
                 self.cordoned.insert(node.uid.clone(), now);
                 assert!(
-                    open_until(&plan.spec, since, now).is_some(),
+                    self.approvals.open_until(plan, &grant.run, since, now).is_some(),
                     "S4: {} cordoned outside a window",
                     node.name
                 );
@@ -493,7 +531,7 @@ impl Checker {
                 .plans
                 .get(&grant.plan)
                 .and_then(|entry| entry.waiting_since);
-            let open = |at| open_until(&plan.spec, since, at).is_some();
+            let open = |at| self.approvals.open_until(plan, &grant.run, since, at).is_some();
             let cordoned = self.cordoned.get(&node.uid);
             let finishes =
                 plan.spec.on_window_end == OnWindowEnd::Finish && cordoned.is_some_and(|at| open(*at));

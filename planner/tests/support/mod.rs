@@ -3,9 +3,10 @@
 //! * [`sim`]: [`Sim`], a simulated cluster in the words of tests; `people`: what happens from outside
 //! * `watch`: what is looked at whenever the simulator asks the planner or writes
 //! * `check`: the promises, checked at every write, by the `rules` of its own, not the planner's; `limits` are those
-//!   of S1 besides the plan's and the waves'
+//!   of S1 besides the plan's and the waves', `asked` knows what people have approved
 #![allow(dead_code, reason = "not every test binary uses all of it")]
 
+mod asked;
 pub mod check;
 mod limits;
 mod people;

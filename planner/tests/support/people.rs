@@ -1,7 +1,7 @@
 //! What happens from outside, in the words of tests.
 
 use api::plan::UpdatePlanSpec;
-use planner::simulate::{Happening, ToNode, VirtualNode};
+use planner::simulate::{Ask, Happening, ToNode, VirtualNode};
 
 use super::{Fault, Sim, Timing};
 
@@ -76,6 +76,41 @@ impl Sim {
     /// The node loses power and boots again, into whatever is activated.
     pub fn crash(&mut self, node: &str) {
         self.node_happens(node, ToNode::Crash);
+    }
+
+    /// `kubectl annotate uplan`: what a person asks of a run. The value replaces the one before.
+    pub fn annotate(&mut self, plan: &str, annotation: &str, value: &str) {
+        let annotations = &mut self.plan_mut(plan).annotations;
+        annotations.insert(annotation.to_owned(), value.to_owned());
+    }
+
+    fn ask(&mut self, plan: &str, what: Ask) {
+        let plan = plan.to_owned();
+        self.happens(&Happening::Ask { plan, what });
+    }
+
+    /// Approves a wave of the plan's run.
+    pub fn approve(&mut self, plan: &str, wave: &str) {
+        self.ask(plan, Ask::Approve(wave.to_owned()));
+    }
+
+    /// Retries the plan's run.
+    pub fn retry(&mut self, plan: &str, token: &str) {
+        self.ask(plan, Ask::Retry(token.to_owned()));
+    }
+
+    /// The plan's run ignores its windows.
+    pub fn run_now(&mut self, plan: &str) {
+        self.ask(plan, Ask::RunNow);
+    }
+
+    pub fn run_of(&self, plan: &str) -> String {
+        self.ledger().plans[&self.plan_facts(plan).uid].run.clone()
+    }
+
+    /// Somebody takes the node out of all updates, or back in.
+    pub fn opt_out(&mut self, node: &str, why: Option<&str>) {
+        self.node_happens(node, ToNode::OptOut(why.map(str::to_owned)));
     }
 
     /// `kubectl cordon`

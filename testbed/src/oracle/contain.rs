@@ -17,8 +17,8 @@ const REACTION: TimeDelta = TimeDelta::seconds(2);
 
 #[derive(Default)]
 pub(super) struct Contain {
-    /// When each run's threshold was reached.
-    reached: BTreeMap<RunKey, DateTime<Utc>>,
+    /// When each run's threshold was reached, by the run and when it was last retried.
+    reached: BTreeMap<(RunKey, Option<DateTime<Utc>>), DateTime<Utc>>,
 }
 
 impl Contain {
@@ -31,7 +31,12 @@ impl Contain {
                 continue;
             };
             let policy = &plan.spec.failure_policy;
-            let failed = &now.tracks.run(uid, &entry.run).failed;
+            let run = now.tracks.run(uid, &entry.run);
+            // Retried by this very revision: what had failed counts no more.
+            if run.retried_at != entry.actions.retried_at {
+                continue;
+            }
+            let failed = &run.failed;
             let failed = failed
                 .values()
                 .filter(|failures| failures.are_final(policy.retries));
@@ -55,7 +60,7 @@ impl Contain {
             }
             let since = *self
                 .reached
-                .entry((uid.clone(), entry.run.clone()))
+                .entry(((uid.clone(), entry.run.clone()), run.retried_at))
                 .or_insert(now.at);
             if !entry.halted && now.at - since > REACTION + LAG {
                 let message = format!(
@@ -83,9 +88,14 @@ impl Check for Contain {
             .flat_map(|before| &before.plans)
             .filter(|(_, e)| e.halted)
         {
-            let lifted =
-                entry(&change.after, uid).is_some_and(|after| after.run == before.run && !after.halted);
-            if lifted {
+            let lifted = entry(&change.after, uid).filter(|after| after.run == before.run && !after.halted);
+            // One retry for each that somebody has asked for.
+            let retried = lifted.as_ref().is_some_and(|after| {
+                let done = now.tracks.run(uid, &after.run).retries;
+                after.actions.retried_at != before.actions.retried_at
+                    && now.tracks.asked().retries(uid, &after.run) > done
+            });
+            if lifted.is_some() && !retried {
                 report.add(
                     Promise::S11,
                     now.at,

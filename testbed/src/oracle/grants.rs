@@ -139,6 +139,13 @@ fn new_grant(now: &Moment<'_>, uid: &str, grant: &Grant, report: &mut Report) {
         );
         report.add(Promise::S2, now.at, message);
     }
+    if now.tracks.known_opted_out(&grant.node, now.at) {
+        report.add(
+            Promise::S3,
+            now.at,
+            format!("node {} was granted, though it has opted out", grant.node),
+        );
+    }
     if let Some(node) = now.state.node_of_uid(uid)
         && node.metadata.name.as_ref() != Some(&grant.node)
     {

@@ -4,6 +4,7 @@
 //! - [`case`]: what a run is judged by: history, machines, plans by generation, expectations
 //! - [`changes`], [`runs`], [`tracks`]: what a revision did to the grants; what a run has come to; what else has to be
 //!   remembered from revision to revision
+//! - [`asked`]: what people have approved, retried, and wanted to run now
 //! - [`machines`], [`nodes`], [`selectors`], [`windows`], [`brupop`]: the truth by machine; what nodes say; the nodes of a
 //!   plan; open times, read independently
 //! - `budget` S1 · `grants` S2 S3 · `undone` S2 · `timing` S4 · `reboot` S5 · `eviction` S6 · `proof` S7 S8 · `restore` S9 ·
@@ -12,6 +13,7 @@
 //! Two kinds of leniency, both named: [`LAG`], by which the recorder may see a change later than it happened, and
 //! [`STALE`], how old the operator's own view may be.
 
+pub mod asked;
 pub mod brupop;
 mod budget;
 pub mod case;

@@ -47,6 +47,12 @@ pub fn is_ours(node: &Node) -> bool {
     annotation(node, names::DISRUPTION_ANNOTATION).is_some()
 }
 
+/// Whether somebody has taken the node out of all updates.
+#[must_use]
+pub fn has_opted_out(node: &Node) -> bool {
+    annotation(node, names::OPT_OUT_ANNOTATION).is_some_and(|why| !why.trim().is_empty())
+}
+
 /// Whether workloads can be on it.
 #[must_use]
 pub fn is_available(node: &Node) -> bool {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use api::UpdatePlan;
 use api::ledger::{PlanEntry, UpdateLedgerSpec};
-use api::plan::Wave;
+use api::plan::{Approval, Wave};
 
 use super::changes::LedgerChange;
 use super::runs::{Run, RunKey};
@@ -99,7 +99,7 @@ fn unfinished(
         if ledger.grants.contains_key(uid) {
             return Some(format!("node {node} of wave {name} is being updated"));
         }
-        if behind(node) && !given_up(node, uid) {
+        if behind(node) && !given_up(node, uid) && !now.tracks.may_have_opted_out(node, now.at) {
             return Some(format!("node {node} of wave {name} is not done"));
         }
     }
@@ -113,7 +113,15 @@ fn unfinished(
     {
         return Some(format!("node {node} of wave {name} was passed over"));
     }
-    let mut left = members.iter().filter(live).peekable();
+    if wave.approval == Approval::Manual
+        && let Some(uid) = plan.metadata.uid.as_deref()
+        && !now.tracks.asked().approves(uid, &entry.run, name)
+    {
+        return Some(format!("nobody has approved wave {name} of run {}", entry.run));
+    }
+    // One that has opted out after all does not need the update.
+    let needs = |(_, node): &(&String, &String)| !now.tracks.may_have_opted_out(node, now.at);
+    let mut left = members.iter().filter(live).filter(needs).peekable();
     left.peek()?;
     if !run.updated.contains_key(name) && left.all(|(_, node)| behind(node)) {
         return Some(format!("no node of wave {name} got the update"));
@@ -150,7 +158,8 @@ fn passed_over(
             .as_ref()
             .is_none_or(|selector| selectors::selects(selector, &labels));
         let known = now.tracks.known_labels(node, now.at) && now.tracks.was_there(node, last);
-        let free = run.wave_of(uid).is_none() && !run.failed.contains_key(uid);
+        let out = now.tracks.may_have_opted_out(node, now.at);
+        let free = run.wave_of(uid).is_none() && !run.failed.contains_key(uid) && !out;
         object.is_some() && wanted && known && free && behind(node)
     });
     waiting.next().map(|(_, node)| node)

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use api::UpdatePlan;
 use api::shadow::NodeState;
 
-use super::nodes::{annotation, is_ours};
+use super::nodes::{annotation, has_opted_out, is_ours};
 use super::{Check, Moment, Promise, Report};
 use crate::history::key;
 
@@ -77,6 +77,7 @@ fn check_nodes(now: &Moment<'_>, plan: &UpdatePlan, report: &mut Report) {
     let run = entry.map(|entry| now.tracks.run(uid, &entry.run));
     for (uid, node) in now.tracks.matched(now.case, plan, now.state) {
         let live = now.state.is_live(&node, &uid);
+        let out = now.state.nodes.get(&node).is_some_and(|node| has_opted_out(node));
         let given_up =
             run.is_some_and(|run| run.given_up(&uid, plan.spec.failure_policy.retries, now.lies(&node)));
         let version = now
@@ -84,7 +85,7 @@ fn check_nodes(now: &Moment<'_>, plan: &UpdatePlan, report: &mut Report) {
             .machines
             .of(&node)
             .compare_at(now.at, &plan.spec.target_version);
-        if live && !given_up && matches!(version, None | Some(Ordering::Less)) {
+        if live && !given_up && !out && matches!(version, None | Some(Ordering::Less)) {
             report.add(
                 Promise::L1,
                 now.at,

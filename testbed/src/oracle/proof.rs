@@ -172,7 +172,8 @@ fn check_complete(now: &Moment<'_>, plan: &UpdatePlan, run: &Run, report: &mut R
     for (uid, node) in now.tracks.matched(now.case, plan, now.state) {
         let live = now.state.is_live(&node, &uid) && now.tracks.known_labels(&node, now.at);
         let behind = now.case.machines.of(&node).compare_at(now.at, &run.target) == Some(Ordering::Less);
-        if live && behind && !reached.given_up(&uid, retries, now.lies(&node)) {
+        let out = now.tracks.may_have_opted_out(&node, now.at);
+        if live && behind && !out && !reached.given_up(&uid, retries, now.lies(&node)) {
             let message = format!(
                 "plan {} says it is complete, but node {node} is behind",
                 key(plan)

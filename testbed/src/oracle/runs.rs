@@ -19,8 +19,12 @@ pub struct Run {
     pub updated: BTreeMap<String, usize>,
     /// How many grants each node has had, by UID.
     pub granted: BTreeMap<String, u32>,
-    /// The nodes with attempts that failed, by UID.
+    /// The nodes with attempts that failed, by UID, since the run was last retried.
     pub failed: BTreeMap<String, Failures>,
+    /// When it was last retried, by the ledger.
+    pub retried_at: Option<DateTime<Utc>>,
+    /// How often it was.
+    pub retries: usize,
 }
 
 /// The failed attempts of a node in a run.

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use api::UpdatePlan;
-
 use api::ledger::{Grant, GrantPhase};
 use api::plan::OnWindowEnd;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -44,7 +43,8 @@ impl Check for Timing {
             let disruption: api::shadow::Disruption = serde_json::from_str(text).ok()?;
             now.state.plan_of_uid(&disruption.plan_uid)
         });
-        if plan.is_some_and(|plan| !open_between(now, plan, now.at - LAG, now.at)) {
+        let run = granted.map_or("", |grant| grant.run.as_str());
+        if plan.is_some_and(|plan| !open_between(now, plan, run, now.at - LAG, now.at)) {
             report.add(
                 Promise::S4,
                 now.at,
@@ -60,7 +60,7 @@ impl Check for Timing {
             let Some(plan) = now.case.plan_of(grant) else {
                 continue;
             };
-            let windows = windows_of(now, plan);
+            let windows = windows_of(now, plan, &grant.run);
             let fitted = |needed| windows.fitted_between(now.at - LAG, now.at, needed);
             if !fitted(TimeDelta::zero()) {
                 report.add(
@@ -118,15 +118,38 @@ impl Timing {
         now.case.plan_of(grant).is_none_or(|plan| {
             let finishes =
                 plan.spec.on_window_end == OnWindowEnd::Finish && self.cordoned_inside.contains(uid);
-            finishes || open_between(now, plan, from, to)
+            finishes || open_between(now, plan, &grant.run, from, to)
         })
     }
 }
 
-fn windows_of(now: &Moment<'_>, plan: &UpdatePlan) -> Windows {
-    Windows::of(&plan.spec, now.tracks.behind_since(plan))
+/// The plan's windows and exclusions; a run that somebody wants to run now has the exclusions alone.
+fn windows_of(now: &Moment<'_>, plan: &UpdatePlan, run: &str) -> Windows {
+    let mut spec = plan.spec.clone();
+    if runs_now(now, plan, run) {
+        spec.maintenance_windows.clear();
+    }
+    Windows::of(&spec, now.tracks.behind_since(plan))
 }
 
-fn open_between(now: &Moment<'_>, plan: &UpdatePlan, from: DateTime<Utc>, to: DateTime<Utc>) -> bool {
-    windows_of(now, plan).fitted_between(from, to, TimeDelta::zero())
+fn open_between(
+    now: &Moment<'_>,
+    plan: &UpdatePlan,
+    run: &str,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+) -> bool {
+    windows_of(now, plan, run).fitted_between(from, to, TimeDelta::zero())
+}
+
+/// Whether somebody wants the run to go on whatever its windows say, which counts until it is complete. That is the
+/// operator's word; the sooner it says so the less it may.
+fn runs_now(now: &Moment<'_>, plan: &UpdatePlan, run: &str) -> bool {
+    let uid = plan.metadata.uid.as_deref().unwrap_or_default();
+    let status = now.state.plan_of_uid(uid).and_then(|plan| plan.status.as_ref());
+    let known = status
+        .and_then(|status| status.run.as_ref())
+        .filter(|known| known.id == run);
+    let complete = known.is_some_and(|known| known.completed_at.is_some());
+    now.tracks.asked().runs_now(uid, run) && !complete
 }

@@ -12,9 +12,10 @@ use api::{
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::Node;
 
+use super::asked::Asked;
 use super::case::Case;
 use super::changes::LedgerChange;
-use super::nodes::{is_available, is_ready, owner_uid};
+use super::nodes::{has_opted_out, is_available, is_ready, owner_uid};
 use super::runs::{Failures, Run, RunKey};
 use super::windows::Windows;
 use super::{LAG, STALE, selectors};
@@ -28,6 +29,9 @@ struct Condition {
     labels_since: DateTime<Utc>,
     unavailable_since: Option<DateTime<Utc>>,
     ready_since: Option<DateTime<Utc>>,
+    opted_out_since: Option<DateTime<Utc>>,
+    /// Until when it had, where it no longer has.
+    opted_out_until: Option<DateTime<Utc>>,
 }
 
 /// What has to be remembered.
@@ -46,6 +50,7 @@ pub struct Tracks {
     /// Since when nodes of a plan have not run its target, by plan UID, with the target; only of plans with a window that
     /// depends on it.
     behind: BTreeMap<String, (String, DateTime<Utc>)>,
+    asked: Asked,
     nothing: Run,
 }
 
@@ -56,6 +61,9 @@ impl Tracks {
         let mut tracks = Self::default();
         for node in initial.nodes.values() {
             tracks.note_node(DateTime::<Utc>::MIN_UTC, node);
+        }
+        for plan in initial.plans.values() {
+            tracks.asked.note(plan);
         }
         for (uid, grant) in initial
             .ledger(&case.expectations.namespace)
@@ -89,6 +97,11 @@ impl Tracks {
                     (None, None) => {}
                 }
             }
+            Change::Plan(pair) => {
+                if let Some(plan) = &pair.after {
+                    self.asked.note(plan);
+                }
+            }
             Change::Shadow(pair) => {
                 self.note_finish(pair, step.state);
                 let spec = pair
@@ -103,6 +116,7 @@ impl Tracks {
                         .get(plan)
                         .and_then(|plan| plan.metadata.uid.clone())
                     && let Some(failure) = &spec.failure
+                    && self.run(&plan, run).retried_at.is_none_or(|at| failure.at >= at)
                 {
                     let name = step
                         .state
@@ -163,6 +177,7 @@ impl Tracks {
             self.lost.remove(uid);
             self.note_grant(uid, grant);
         }
+        self.note_retries(change);
         for (uid, grant) in &change.made {
             let run = self
                 .runs
@@ -184,9 +199,26 @@ impl Tracks {
                     .entry(grant.wave.clone())
                     .or_default() += 1;
             }
-            let failed = grant.ending.as_ref().and_then(|ending| ending.failure);
+            let retried_at = self.run(&run.0, &run.1).retried_at;
+            let ending = grant
+                .ending
+                .as_ref()
+                .filter(|ending| retried_at.is_none_or(|at| ending.at >= at));
+            let failed = ending.and_then(|ending| ending.failure);
             if let Some(reason) = failed.filter(|reason| *reason != FailureReason::PermitExpired) {
                 self.failures(run, uid, &grant.node, reason).released += 1;
+            }
+        }
+    }
+
+    /// What had failed when a run was retried does not count any more. Whether somebody has asked for it is another matter.
+    fn note_retries(&mut self, change: &LedgerChange) {
+        for (uid, entry) in change.after.iter().flat_map(|after| &after.plans) {
+            let run = self.runs.entry((uid.clone(), entry.run.clone())).or_default();
+            if run.retried_at != entry.actions.retried_at {
+                run.retried_at = entry.actions.retried_at;
+                run.retries += 1;
+                run.failed.clear();
             }
         }
     }
@@ -247,6 +279,14 @@ impl Tracks {
                 before.as_ref().and_then(|b| b.unavailable_since),
             ),
             ready_since: since(is_ready(node), before.as_ref().and_then(|b| b.ready_since)),
+            opted_out_since: since(
+                has_opted_out(node),
+                before.as_ref().and_then(|b| b.opted_out_since),
+            ),
+            opted_out_until: before.as_ref().and_then(|b| {
+                let until = b.opted_out_since.map(|_| now).or(b.opted_out_until);
+                until.filter(|_| !has_opted_out(node))
+            }),
         };
         self.nodes.insert(key(node), condition);
     }
@@ -264,6 +304,27 @@ impl Tracks {
             .get(node)
             .and_then(|c| c.unavailable_since)
             .is_some_and(|since| since <= now - STALE)
+    }
+
+    /// Whether the operator must know by now that the node has opted out.
+    #[must_use]
+    pub fn known_opted_out(&self, node: &str, now: DateTime<Utc>) -> bool {
+        let since = self.nodes.get(node).and_then(|c| c.opted_out_since);
+        since.is_some_and(|since| since <= now - STALE)
+    }
+
+    /// Whether the operator may take the node for one that has opted out.
+    #[must_use]
+    pub fn may_have_opted_out(&self, node: &str, now: DateTime<Utc>) -> bool {
+        self.nodes.get(node).is_some_and(|c| {
+            c.opted_out_since.is_some() || c.opted_out_until.is_some_and(|until| until >= now - STALE)
+        })
+    }
+
+    /// What people have asked.
+    #[must_use]
+    pub const fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     /// Whether the node has had its labels for so long that the operator must know them.

@@ -4,6 +4,7 @@
 //! - `rollout`: windows and waves from `kubectl apply` to `kubectl wait`, and what a person reads meanwhile
 //! - `window`, `exclusions`: what a closing window, or an exclusion, does to nodes on their way
 //! - `lifecycle`: the same plan again, another target, paused, deleted
+//! - `people`: a wave that a person approves; one zone at a time
 //! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
 //! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
 //!   fail
@@ -40,6 +41,7 @@ mod liars;
 mod lifecycle;
 mod limits;
 mod outage;
+mod people;
 mod permits;
 mod rollout;
 mod scale;

@@ -5,6 +5,7 @@ mod before;
 mod grants;
 mod limits;
 mod order;
+mod people;
 mod reboot;
 mod steps;
 mod story;

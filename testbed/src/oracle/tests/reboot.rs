@@ -278,6 +278,8 @@ fn claim(story: &mut Story, edit: impl FnOnce(&mut UpdatePlanStatus)) {
             target: NEW.into(),
             started_at: start(),
             completed_at: None,
+            retried_at: None,
+            run_now_at: None,
         };
         let status = plan.status.get_or_insert_default();
         status.run = Some(run);

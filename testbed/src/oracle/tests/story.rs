@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec};
@@ -74,15 +73,7 @@ impl Story {
             run: "r1".into(),
             target: NEW.into(),
             started_at: start(),
-            paused: false,
-            halted: false,
-            wave_sizes: BTreeMap::new(),
-            open_wave: 0,
-            open_wave_name: String::new(),
-            releasing: None,
-            waiting_since: None,
-            failed: Vec::new(),
-            durations: Vec::new(),
+            ..PlanEntry::default()
         };
         let spec = UpdateLedgerSpec {
             plans: [(PLAN.into(), entry)].into(),

@@ -149,6 +149,8 @@ fn a_claim_that_is_true_is_clean() {
             target: NEW.into(),
             started_at: start(),
             completed_at: None,
+            retried_at: None,
+            run_now_at: None,
         };
         status.run = Some(run);
     });
