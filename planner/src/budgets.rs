@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use api::{ledger::MAX_GRANTS, verdict::Verdict};
+use api::{ledger::MAX_GRANTS, plan::Topology, verdict::Verdict};
 
 use crate::{
     plan::Planning,
@@ -41,7 +41,7 @@ struct Told {
 
 /// Where a node is, by the plan's topology.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Domain {
+pub(crate) enum Domain {
     /// With the others that have this value of the label.
     Shared(String),
     /// Nobody knows. Taken for a place of its own, no fewer domains are disrupted than are counted.
@@ -49,6 +49,14 @@ enum Domain {
 }
 
 impl Domain {
+    /// The node's.
+    pub fn of(topology: &Topology, node: &NodeFacts) -> Self {
+        node.labels.get(&topology.key).map_or_else(
+            || Self::Unknown(node.name.clone()),
+            |value| Self::Shared(value.clone()),
+        )
+    }
+
     fn name(&self) -> &str {
         let (Self::Shared(name) | Self::Unknown(name)) = self;
         name
@@ -145,11 +153,7 @@ impl<'a> Budgets<'a> {
     }
 
     fn domain(&self, node: &NodeFacts) -> Option<Domain> {
-        let key = &self.valid.topology.as_ref()?.key;
-        Some(node.labels.get(key).map_or_else(
-            || Domain::Unknown(node.name.clone()),
-            |value| Domain::Shared(value.clone()),
-        ))
+        Some(Domain::of(self.valid.topology.as_ref()?, node))
     }
 }
 

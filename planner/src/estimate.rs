@@ -1,9 +1,12 @@
 //! When the last node will be done, if all goes on as it does.
 
+use std::collections::BTreeMap;
+
 use api::{ledger::PlanEntry, plan::Approval, verdict::Verdict};
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 
 use crate::{
+    budgets::Domain,
     pace::Pace,
     plan::Planning,
     rollout::Rollout,
@@ -71,16 +74,28 @@ pub(crate) fn completion(
                 .filter(|(_, of)| **of == index)
                 .map(|(member, _)| member)
         };
-        let turns = of_wave().filter(|(member, verdict)| {
-            member.place == Place::Waiting && verdict.as_ref().is_none_or(is_in_turn)
+        let turns: Vec<_> = of_wave()
+            .filter(|(member, verdict)| {
+                member.place == Place::Waiting && verdict.as_ref().is_none_or(is_in_turn)
+            })
+            .collect();
+        let domains = valid.topology.as_ref().map(|topology| {
+            let mut domains: BTreeMap<Domain, usize> = BTreeMap::new();
+            for (member, _) in &turns {
+                *domains.entry(Domain::of(topology, member.node)).or_default() += 1;
+            }
+            (domains, topology.max_domains as usize)
         });
-        let (waiting, first_try) = turns.fold((0, None), |(waiting, first), (_, verdict)| match verdict {
-            Some(Verdict::Backoff { until }) => (
-                waiting + 1,
-                Some(first.map_or(*until, |first| (*until).min(first))),
-            ),
-            _ => (waiting + 1, first),
-        });
+        let (waiting, first_try) =
+            turns
+                .iter()
+                .fold((0, None), |(waiting, first), (_, verdict)| match verdict {
+                    Some(Verdict::Backoff { until }) => (
+                        waiting + 1,
+                        Some(first.map_or(*until, |first| (*until).min(first))),
+                    ),
+                    _ => (waiting + 1, first),
+                });
         if waiting + under_way[index].len() == 0 {
             // What it still soaks is wall time.
             at = at.max(progress.soak_until(wave.soak).unwrap_or(at));
@@ -93,7 +108,12 @@ pub(crate) fn completion(
         if waiting > 0 {
             // A place is free when the first node is done, in whatever wave.
             let from = first_done.or(first_try).map_or(at, |from| from.max(at));
-            let batches = i64::try_from(waiting.div_ceil(limit)).ok()?;
+            // A domain's nodes are begun with when those of another are done.
+            let by_domain = domains.map_or(0, |(domains, max)| {
+                let batches: usize = domains.values().map(|nodes| nodes.div_ceil(limit)).sum();
+                batches.div_ceil(max.max(1))
+            });
+            let batches = i64::try_from(waiting.div_ceil(limit).max(by_domain)).ok()?;
             at = batches_end(&valid.windows, from, batches, &pace)?;
         }
         at = last.map_or(at, |last| last.max(at)) + wave.soak;
@@ -137,6 +157,7 @@ fn is_in_turn(verdict: &Verdict) -> bool {
             | Verdict::WaveNotReached { .. }
             | Verdict::Soaking { .. }
             | Verdict::BudgetSpent { .. }
+            | Verdict::DomainBusy { .. }
             | Verdict::Backoff { .. }
             | Verdict::Resetting
     )
