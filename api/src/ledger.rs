@@ -96,6 +96,9 @@ pub struct PlanEntry {
     /// first; at most 50. Kept from run to run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub durations: Vec<u32>,
+    /// heldSince: since when the waves that are open wait for nothing but nodes that cannot be updated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_since: Option<DateTime<Utc>>,
     /// actions: what people have asked of this run, and was done.
     #[serde(default, skip_serializing_if = "Actions::is_empty")]
     pub actions: Actions,

@@ -128,6 +128,13 @@ pub struct UpdatePlanSpec {
         .reason(Reason::FieldValueInvalid))]
     pub waves: Vec<Wave>,
 
+    /// skipAfter: where a wave waits for nothing but nodes that cannot be updated (not Ready, cordoned by somebody else,
+    /// without an agent that reports, or their version in dispute), for so long of open window they are waited for; then
+    /// they are skipped until they can be, or until something else of the plan is to be done. Default 1h; 0s to 720h.
+    #[serde(default = "one_hour")]
+    #[x_kube(validation = within("skipAfter", "0s", "720h"))]
+    pub skip_after: Span,
+
     /// drain: how a node is emptied before it reboots.
     #[serde(default)]
     pub drain: Drain,
@@ -331,6 +338,9 @@ const fn no_time() -> Span {
 }
 const fn one_minute() -> Span {
     Span::minutes(1)
+}
+const fn one_hour() -> Span {
+    Span::minutes(60)
 }
 const fn fifteen_minutes() -> Span {
     Span::minutes(15)
@@ -559,6 +569,9 @@ pub struct WaveStatus {
     pub skipped: u32,
     /// failed: how many failed after their retries.
     pub failed: u32,
+    /// skipAt: when the nodes that hold the wave, and cannot be updated, are skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skip_at: Option<DateTime<Utc>>,
     /// soakUntil: until when the wave is watched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soak_until: Option<DateTime<Utc>>,

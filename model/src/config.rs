@@ -295,6 +295,7 @@ impl Config {
             "maintenanceWindows": windows.collect::<Vec<_>>(),
             "expectedNodeDuration": if plan.expected == 0 { "1s".to_owned() } else { span(plan.expected) },
             "maxUnavailable": plan.max_unavailable,
+            "skipAfter": "720h",
             "waves": waves,
             "drain": {"timeout": limit(drain)},
             "monitoring": {"minReady": span(min_ready), "timeout": limit(monitoring)},

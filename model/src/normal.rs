@@ -4,6 +4,7 @@
 //!
 //! * times beyond the longest limit that they are compared with (see [`crate::time`]);
 //! * `grantedAt` once the node is cordoned, `phaseSince` where the phase has no deadline: [`planner::plan`] reads neither;
+//! * since when a plan is held: `skipAfter` is longer than any run here, so that nobody is skipped;
 //! * `startedAt`, the time of a permit, and that of a shadow's last failure: they are only for people;
 //! * messages of endings and failures: likewise;
 //! * an agent's pace (holds, counters of looks and tries): here it may do anything at any time anyway.
@@ -59,6 +60,7 @@ impl Normal {
     pub fn entry(&self, mut entry: PlanEntry) -> PlanEntry {
         if self.on {
             entry.started_at = past();
+            entry.held_since = entry.held_since.map(|_| past());
         }
         entry
     }

@@ -14,6 +14,7 @@
 //! * `rollout`: one plan's nodes and waves, and the order in which things are decided
 //! * `failures`: which nodes have failed, and when that halts the plan
 //! * `grants`: the next grants, and why every other node waits
+//! * `held`: waves that nodes which cannot be updated hold
 //! * `budgets`: what is still to be had of every limit
 //! * `pace`: how long nodes take, learned from those that were updated
 //! * `estimate`: when the last node will be done
@@ -32,6 +33,7 @@ mod entries;
 mod estimate;
 mod failures;
 mod grants;
+mod held;
 mod machine;
 mod message;
 mod owners;

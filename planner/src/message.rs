@@ -206,7 +206,9 @@ impl View<'_> {
                 ""
             };
             let how = actions::how_to_go_on(self.run);
-            return format!("{wave}none of its nodes could be updated{next}; {how}");
+            let why = by_reason(&skipped_nodes(self.rollout)).join("; ");
+            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            return format!("{wave}none of its nodes could be updated{why}{next}; {how}");
         }
         format!("{wave}{}", self.reasons())
     }

@@ -11,7 +11,7 @@ use api::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    actions,
+    actions, held,
     message::{View, second},
     owners::Owned,
     pace,
@@ -296,6 +296,9 @@ fn waves(
                 updating: number(progress.granted),
                 skipped: number(progress.skipped),
                 failed: number(progress.failed),
+                skip_at: held::skip_at(rollout, now)
+                    .filter(|_| index == open && phase == WavePhase::Progressing)
+                    .map(second),
                 soak_until: progress
                     .soak_until(wave.soak)
                     .filter(|_| phase == WavePhase::Soaking)

@@ -8,7 +8,7 @@ use semver::Version;
 
 use crate::{
     decisions::{Action, NodeVerdict},
-    estimate, failures, grants, machine,
+    estimate, failures, grants, held, machine,
     owners::Owned,
     plan::Planning,
     running::{Running, running},
@@ -38,6 +38,8 @@ pub(crate) struct Rollout<'a> {
     pub threshold: usize,
     /// When the last node will be done.
     pub estimate: Option<DateTime<Utc>>,
+    /// When the nodes that alone hold the open waves are skipped.
+    pub skip_at: Option<DateTime<Utc>>,
 }
 
 impl Rollout<'_> {
@@ -94,6 +96,7 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         failed: 0,
         threshold: valid.map_or(1, |v| v.threshold.at_least(owned.nodes.len()).max(1)),
         estimate: None,
+        skip_at: None,
     };
     let (Some(valid), Some(mut entry)) = (valid, entry) else {
         let problem = owned.valid.as_ref().err().map(ToString::to_string);
@@ -111,13 +114,11 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         let size = wave.size?.at_least(matched);
         Some(fixed.get(&wave.name).map_or(size, |fixed| *fixed as usize))
     };
-    let assignment = waves::assign(
-        valid,
-        &entry.run,
-        &rollout.members,
-        entry.open_wave as usize,
-        size_of,
-    );
+    let open_wave = entry.open_wave as usize;
+    let mut assignment = waves::assign(valid, &entry.run, &rollout.members, open_wave, size_of);
+    if held::skip(planning, &mut rollout, valid, &mut entry, &assignment) {
+        assignment = waves::assign(valid, &entry.run, &rollout.members, open_wave, size_of);
+    }
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
     rollout.open_wave = entry.open_wave as usize;
@@ -230,6 +231,7 @@ fn member<'a>(
         live,
         released: was_granted && grant.is_none(),
         retried_at: retried_at.filter(|_| failed_before && !exhausted),
+        passed_over: false,
     }
 }
 

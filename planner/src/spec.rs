@@ -49,6 +49,8 @@ pub struct ValidPlan {
     pub topology: Option<Topology>,
     /// The waves, at least one; the last takes every node that is left.
     pub waves: Vec<ValidWave>,
+    /// How long of open window nodes that cannot be updated hold a wave.
+    pub skip_after: TimeDelta,
     /// How often a node is tried again.
     pub retries: u32,
     /// How many failed nodes halt the plan.
@@ -131,6 +133,7 @@ impl ValidPlan {
             max_unavailable,
             topology,
             waves,
+            skip_after,
             drain,
             monitoring,
             failure_policy,
@@ -161,6 +164,7 @@ impl ValidPlan {
             max_unavailable: *max_unavailable,
             topology: topology.clone(),
             waves: parse_waves(waves)?,
+            skip_after: skip_after.delta(),
             retries: failure_policy.retries,
             threshold: failure_policy.threshold,
             limits: Limits::of(drain, monitoring, timeouts),

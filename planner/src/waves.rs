@@ -20,6 +20,8 @@ pub(crate) struct Member<'a> {
     pub released: bool,
     /// When the run was retried, where the node had failed before, which does not count any more.
     pub retried_at: Option<DateTime<Utc>>,
+    /// Whether it needs the update, and is skipped because it could not be updated for too long.
+    pub passed_over: bool,
 }
 
 /// Where a matched node is in the run.
@@ -158,7 +160,7 @@ pub(crate) fn assign(
         progress.nodes += 1;
         let by_this_run = member.recorded.is_some();
         let granted = by_this_run && member.place != Place::Skipped;
-        progress.needed += usize::from(granted || member.place == Place::Waiting);
+        progress.needed += usize::from(granted || member.passed_over || member.place == Place::Waiting);
         match member.place {
             Place::Waiting => {}
             Place::Granted => progress.granted += 1,

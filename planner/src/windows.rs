@@ -296,6 +296,24 @@ impl Windows {
         open
     }
 
+    /// When the windows have been open for so long since `from`. None: never, or not within a thousand openings.
+    #[must_use]
+    pub fn has_been_open(&self, from: DateTime<Utc>, long: TimeDelta) -> Option<DateTime<Utc>> {
+        let (mut left, mut at) = (long, from);
+        for _ in 0..2 * OPENINGS {
+            at = match self.at(at) {
+                WindowState::Always => return at.checked_add_signed(left),
+                WindowState::Open { closes, .. } if closes - at >= left => return Some(at + left),
+                WindowState::Open { closes, .. } => {
+                    left -= closes - at;
+                    closes
+                }
+                WindowState::Closed { next, .. } => next?.at,
+            };
+        }
+        None
+    }
+
     /// The first instant from `from` on at which a window is open and no exclusion is on. An error where the search was
     /// given up.
     fn opening(&self, from: DateTime<Utc>) -> Result<Option<Opening>, GivenUp> {

@@ -7,6 +7,7 @@
 //! - [`asked`]: what people have approved, retried, and wanted to run now
 //! - [`machines`], [`nodes`], [`selectors`], [`windows`], [`brupop`]: the truth by machine; what nodes say; the nodes of a
 //!   plan; open times, read independently
+//! - `skips`: which nodes may be skipped because they could not be updated
 //! - `budget` S1 · `grants` S2 S3 · `undone` S2 · `timing` S4 · `reboot` S5 · `eviction` S6 · `proof` S7 S8 · `restore` S9 ·
 //!   `order` S10 · `contain` S11 · `intent` S12 · `outcome` L1
 //!
@@ -31,6 +32,7 @@ mod reboot;
 mod restore;
 pub mod runs;
 pub mod selectors;
+mod skips;
 #[cfg(test)]
 mod tests;
 mod timing;

@@ -9,6 +9,7 @@ use api::plan::{Approval, Wave};
 
 use super::changes::LedgerChange;
 use super::runs::{Run, RunKey};
+use super::skips::may_be_skipped;
 use super::{Check, LAG, Moment, Promise, Report, selectors};
 
 #[derive(Default)]
@@ -99,7 +100,9 @@ fn unfinished(
         if ledger.grants.contains_key(uid) {
             return Some(format!("node {node} of wave {name} is being updated"));
         }
-        if behind(node) && !given_up(node, uid) && !now.tracks.may_have_opted_out(node, now.at) {
+        let left_alone =
+            now.tracks.may_have_opted_out(node, now.at) || may_be_skipped(now, plan, &entry.run, node);
+        if behind(node) && !given_up(node, uid) && !left_alone {
             return Some(format!("node {node} of wave {name} is not done"));
         }
     }
@@ -109,7 +112,7 @@ fn unfinished(
         None => 0,
     };
     if places > 0
-        && let Some(node) = passed_over(now, plan, wave, run, &behind)
+        && let Some(node) = passed_over(now, plan, wave, (&entry.run, run), &behind)
     {
         return Some(format!("node {node} of wave {name} was passed over"));
     }
@@ -143,7 +146,7 @@ fn passed_over(
     now: &Moment<'_>,
     plan: &UpdatePlan,
     wave: &Wave,
-    run: &Run,
+    (id, run): (&str, &Run),
     behind: &dyn Fn(&str) -> bool,
 ) -> Option<String> {
     let last = run.finished.get(&wave.name).copied().unwrap_or(now.at);
@@ -158,7 +161,7 @@ fn passed_over(
             .as_ref()
             .is_none_or(|selector| selectors::selects(selector, &labels));
         let known = now.tracks.known_labels(node, now.at) && now.tracks.was_there(node, last);
-        let out = now.tracks.may_have_opted_out(node, now.at);
+        let out = now.tracks.may_have_opted_out(node, now.at) || may_be_skipped(now, plan, id, node);
         let free = run.wave_of(uid).is_none() && !run.failed.contains_key(uid) && !out;
         object.is_some() && wanted && known && free && behind(node)
     });

@@ -6,6 +6,7 @@ use api::UpdatePlan;
 use api::shadow::NodeState;
 
 use super::nodes::{annotation, has_opted_out, is_ours};
+use super::skips::may_be_skipped;
 use super::{Check, Moment, Promise, Report};
 use crate::history::key;
 
@@ -77,7 +78,8 @@ fn check_nodes(now: &Moment<'_>, plan: &UpdatePlan, report: &mut Report) {
     let run = entry.map(|entry| now.tracks.run(uid, &entry.run));
     for (uid, node) in now.tracks.matched(now.case, plan, now.state) {
         let live = now.state.is_live(&node, &uid);
-        let out = now.state.nodes.get(&node).is_some_and(|node| has_opted_out(node));
+        let out = now.state.nodes.get(&node).is_some_and(|node| has_opted_out(node))
+            || entry.is_some_and(|entry| may_be_skipped(now, plan, &entry.run, &node));
         let given_up =
             run.is_some_and(|run| run.given_up(&uid, plan.spec.failure_policy.retries, now.lies(&node)));
         let version = now

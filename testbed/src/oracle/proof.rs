@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use super::changes::LedgerChange;
 use super::machines::compare;
+use super::skips::may_be_skipped;
 use super::{Check, LAG, Moment, Promise, Report};
 use crate::history::{Change, key};
 
@@ -172,7 +173,7 @@ fn check_complete(now: &Moment<'_>, plan: &UpdatePlan, run: &Run, report: &mut R
     for (uid, node) in now.tracks.matched(now.case, plan, now.state) {
         let live = now.state.is_live(&node, &uid) && now.tracks.known_labels(&node, now.at);
         let behind = now.case.machines.of(&node).compare_at(now.at, &run.target) == Some(Ordering::Less);
-        let out = now.tracks.may_have_opted_out(&node, now.at);
+        let out = now.tracks.may_have_opted_out(&node, now.at) || may_be_skipped(now, plan, &run.id, &node);
         if live && behind && !out && !reached.given_up(&uid, retries, now.lies(&node)) {
             let message = format!(
                 "plan {} says it is complete, but node {node} is behind",

@@ -124,7 +124,7 @@ impl Timing {
 }
 
 /// The plan's windows and exclusions; a run that somebody wants to run now has the exclusions alone.
-fn windows_of(now: &Moment<'_>, plan: &UpdatePlan, run: &str) -> Windows {
+pub(super) fn windows_of(now: &Moment<'_>, plan: &UpdatePlan, run: &str) -> Windows {
     let mut spec = plan.spec.clone();
     if runs_now(now, plan, run) {
         spec.maintenance_windows.clear();

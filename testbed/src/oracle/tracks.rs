@@ -306,6 +306,12 @@ impl Tracks {
             .is_some_and(|since| since <= now - STALE)
     }
 
+    /// Since when the node is not Ready, or cordoned.
+    #[must_use]
+    pub fn unavailable_since(&self, node: &str) -> Option<DateTime<Utc>> {
+        self.nodes.get(node).and_then(|c| c.unavailable_since)
+    }
+
     /// Whether the operator must know by now that the node has opted out.
     #[must_use]
     pub fn known_opted_out(&self, node: &str, now: DateTime<Utc>) -> bool {

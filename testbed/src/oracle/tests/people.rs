@@ -38,6 +38,33 @@ fn canary(approved: Option<&str>) -> Story {
 }
 
 #[test]
+fn s10_a_node_is_skipped_after_so_long_of_open_window_and_not_before() {
+    for (skip_after, clean) in [("20s", true), ("2m", false)] {
+        let waves =
+            json!([{"name": "dev", "nodeSelector": {"matchLabels": {"tier": "dev"}}}, {"name": "rest"}]);
+        let mut story = unfinished(&["a", "b", "c"], json!({"waves": waves, "skipAfter": skip_after}));
+        for node in ["a", "b"] {
+            story.edit_node(node, |node| {
+                let labels = node.metadata.labels.get_or_insert_default();
+                labels.insert("tier".into(), "dev".into());
+            });
+        }
+        story.wait(10);
+        story.edit_node("b", |node| {
+            node.spec.get_or_insert_default().unschedulable = Some(true)
+        });
+        story.roll_as("a", |grant| grant.wave = "dev".into());
+        story.wait(40);
+        story.edit_ledger(|ledger| ledger.plans.get_mut(PLAN).unwrap().open_wave = 1);
+        if clean {
+            story.is_clean();
+        } else {
+            story.breaks(Promise::S10, "node b of wave dev was passed over");
+        }
+    }
+}
+
+#[test]
 fn s10_a_wave_after_one_that_was_approved_is_clean() {
     for approved in ["r1/canary", "r0/canary, r1/canary"] {
         let mut story = canary(Some(approved));

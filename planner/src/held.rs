@@ -1,0 +1,78 @@
+//! Waves that are held by nodes that cannot be updated: after `skipAfter` of open window these are left alone, and counted
+//! as skipped with what is wrong with them.
+//!
+//! The ledger remembers one instant for each plan: since when its waves, as far as they are open, wait for nothing but
+//! such nodes. It begins anew whenever something else of the plan moves, so that a node is waited for again as long as
+//! there are others to do.
+
+use api::{ledger::PlanEntry, verdict::Verdict};
+use chrono::{DateTime, Utc};
+
+use crate::{
+    plan::Planning,
+    rollout::Rollout,
+    spec::ValidPlan,
+    waves::{Assignment, Place},
+};
+
+/// Records whether the waves that are open are held, and skips the nodes that have held them for long enough. `assignment`
+/// must be that of the nodes as they are, none of them skipped for this. True: some are, and the waves have changed.
+pub(crate) fn skip(
+    planning: &mut Planning<'_>,
+    rollout: &mut Rollout<'_>,
+    valid: &ValidPlan,
+    entry: &mut PlanEntry,
+    assignment: &Assignment,
+) -> bool {
+    let holding = holding(rollout, entry, assignment);
+    if holding.is_empty() || entry.paused || entry.halted {
+        entry.held_since = None;
+        return false;
+    }
+    let since = *entry.held_since.get_or_insert(planning.now);
+    rollout.skip_at = valid.windows.has_been_open(since, valid.skip_after);
+    let Some(at) = rollout.skip_at else { return false };
+    if at > planning.now {
+        planning.wake(at);
+        return false;
+    }
+    // Where nothing but these is left of the last wave there is nothing that has to be proven first.
+    let last = entry.open_wave as usize + 1 == valid.waves.len();
+    for i in holding {
+        rollout.members[i].place = Place::Skipped;
+        rollout.members[i].passed_over = !last;
+    }
+    true
+}
+
+/// The nodes for which alone the open waves wait; none where something else is to be done there.
+fn holding(rollout: &Rollout<'_>, entry: &PlanEntry, assignment: &Assignment) -> Vec<usize> {
+    let open = entry.open_wave as usize;
+    let mut holding = Vec::new();
+    for (i, (member, wave)) in rollout.members.iter().zip(&assignment.wave_of).enumerate() {
+        match member.place {
+            Place::Granted => return Vec::new(),
+            Place::Waiting if *wave > open => {}
+            Place::Waiting if rollout.verdicts[i].as_ref().is_some_and(is_stuck) => holding.push(i),
+            Place::Waiting => return Vec::new(),
+            Place::Updated | Place::Failed | Place::Skipped => {}
+        }
+    }
+    holding
+}
+
+/// Whether the node cannot be updated, for a reason that neither time nor the plan will take away.
+const fn is_stuck(verdict: &Verdict) -> bool {
+    matches!(
+        verdict,
+        Verdict::NotReady { .. }
+            | Verdict::AgentSilent { .. }
+            | Verdict::VersionDisputed { .. }
+            | Verdict::CordonedByOther
+    )
+}
+
+/// When the nodes that hold the open wave are skipped, where that is still to come.
+pub(crate) fn skip_at(rollout: &Rollout<'_>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+    rollout.skip_at.filter(|at| *at > now)
+}
