@@ -74,9 +74,10 @@ impl WaveProgress {
         self.updated + self.skipped + self.failed == self.nodes && !self.done()
     }
 
-    /// Until when a wave that is done is watched.
+    /// Until when a wave that is done is watched. One without a soak is not, also where its last node's time, written by
+    /// a clock that was wrong, is still to come.
     pub fn soak_until(&self, soak: chrono::TimeDelta) -> Option<DateTime<Utc>> {
-        self.last.map(|at| at + soak)
+        self.last.filter(|_| !soak.is_zero()).map(|at| at + soak)
     }
 }
 

@@ -354,3 +354,15 @@ waves: [{name: a, size: 1}, {name: b, size: 1}, {name: rest}]
     assert_eq!((members(&sim, "c").len(), members(&sim, "d").len()), (1, 1));
     sim.ends_well();
 }
+
+/// Found by the property that whatever happens ends well: such a wave soaked until a time at which nobody looked again.
+#[test]
+fn a_wave_without_a_soak_does_not_soak_when_the_clock_turns_out_to_be_ahead() {
+    let mut sim = Sim::new().nodes(2).plan("web", "");
+    sim.run_until_phase("web", Phase::Complete);
+    sim.skew(31);
+    sim.settle();
+    assert_eq!(sim.status("web").waves[0].phase, WavePhase::Done);
+    sim.run_for(minutes(2));
+    sim.ends_well();
+}
