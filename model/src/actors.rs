@@ -72,8 +72,8 @@ pub struct Found {
 /// What the checks remember of a node; no actor sees it.
 #[derive(Clone, Debug, Default)]
 pub struct Ghost {
-    /// Run and attempt of the last grant.
-    pub granted: Option<Attempt>,
+    /// Run and attempt that the agent was last told to begin.
+    pub begun: Option<Attempt>,
     /// Run and attempt of the last reboot that an agent called for.
     pub rebooted: Option<Attempt>,
     /// Whether the node truly was cordoned for it and empty when it was looked at for the permit that was last given.

@@ -100,6 +100,14 @@ impl Model {
         agent.order = Some(order);
         let mut after = *state;
         self.set_agent(&mut after, n, agent);
+        if self.config.agents == Grain::Coarse {
+            // That it knows shows only in what it does.
+            let count = next.steps.len();
+            self.act_steps(&after, n, next);
+            if next.steps[count..].iter().any(|(step, _)| step.is_regular()) {
+                return;
+            }
+        }
         next.push(state, Step::Told(n as u8), Ok(after));
     }
 
@@ -221,7 +229,7 @@ impl Model {
         self.set_agent(&mut after, n, agent);
         let id = self.shadows.id(self.normal.shadow(shadow, state.now));
         if id != after.nodes[n].shadow {
-            after.write(Key::Shadow(n), id, self.config.lagging, None);
+            after.write(Key::Shadow(n), id, self.config.lag(), None);
         }
         after
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::{
-    state::{CONTROLLERS, NODES, PLANS},
+    state::{CONTROLLERS, Lag, NODES, PLANS},
     time::{TICK, at, far},
 };
 
@@ -146,6 +146,8 @@ pub struct Config {
     pub controllers: usize,
     /// How many of them see what others write only later, object by object.
     pub lagging: usize,
+    /// How many objects each of those sees late at once, at most; the ledger is one.
+    pub lag_objects: usize,
     /// How many writes of a controller are under way at once. 0: each is done as soon as it is decided.
     pub in_flight: usize,
     /// How finely the agents' steps are taken apart.
@@ -177,6 +179,7 @@ impl Default for Config {
             plans: vec![Plan::default()],
             controllers: 1,
             lagging: 0,
+            lag_objects: usize::MAX,
             in_flight: 0,
             agents: Grain::Coarse,
             permits: Grain::Coarse,
@@ -196,6 +199,8 @@ impl Default for Config {
 pub struct Ages {
     /// `grantedAt`.
     pub granted: u16,
+    /// `grantedAt`, as far as the next nodes are expected to take as long: until the last close.
+    pub learned: u16,
     /// `phaseSince` of a grant that is Drained or Rebooting.
     pub rebooting: u16,
     /// `phaseSince` of a grant that is Monitoring.
@@ -223,6 +228,15 @@ impl Config {
             .unwrap_or(0)
     }
 
+    /// The tick from which on no window closes on a node that another update, one that was learned from, came before.
+    fn last_close_that_is_learned_for(&self) -> u16 {
+        let again =
+            |(p, plan): &(usize, &Plan)| plan.nodes.len() > 1 || self.deeds.contains(&Deed::Retarget(*p));
+        let plans = self.plans.iter().enumerate().filter(again);
+        let closes = plans.flat_map(|(_, plan)| plan.windows.iter().filter_map(|(_, until)| *until));
+        closes.max().unwrap_or(0)
+    }
+
     /// Up to which age each time matters: the longest limit that it is compared with.
     #[must_use]
     pub fn ages(&self) -> Ages {
@@ -247,6 +261,7 @@ impl Config {
         let permit = u16::try_from(permit).unwrap_or(u16::MAX);
         Ages {
             granted: stage.unwrap_or(0),
+            learned: self.last_close_that_is_learned_for(),
             rebooting: reboot.unwrap_or(0),
             monitoring: monitoring.unwrap_or(0).max(min_ready),
             cordoned: drain.map_or(0, |drain| drain + release_wait),
@@ -254,6 +269,15 @@ impl Config {
             ended: longest_backoff.max(soak).max(permit),
             ready: min_ready,
             permit,
+        }
+    }
+
+    /// Who sees late what others write.
+    #[must_use]
+    pub fn lag(&self) -> Lag {
+        Lag {
+            controllers: self.lagging,
+            objects: self.lag_objects,
         }
     }
 

@@ -1,12 +1,17 @@
 //! The controllers: what one sees, what the real planner makes of it, and what becomes of its writes.
 //!
 //! The thin code around the planner is told again here as `controller::run` has it: the ledger first and nothing else
-//! beside it, one write of an object at a time, fresh nodes before a grant, no grant while a finalizer is being taken away.
+//! beside it, one write of an object at a time, fresh nodes before a grant; everything afresh where somebody else has written the
+//! ledger; the ledger says first which finalizer goes; and what the view does not explain only over a ledger that is still the same.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
-use api::names::shadow_name;
+use api::{ledger::UpdateLedgerSpec, names::shadow_name};
 use controller::{
+    finalizers,
     ledger::{released, written_over},
     observe,
     patch::{self, Patched, Write},
@@ -14,7 +19,7 @@ use controller::{
 };
 use kube_core::ResourceExt as _;
 use planner::{
-    decisions::Decisions,
+    decisions::{Action, Decisions},
     world::{Blocked, DrainFacts, Settings},
 };
 
@@ -39,13 +44,23 @@ pub struct Seen {
     drains: [Drain; NODES],
 }
 
+/// A write that it decides on.
+#[derive(Debug)]
+struct Planned {
+    key: Key,
+    /// What it makes of the object.
+    id: Id,
+    /// Whether the ledger is compared first.
+    doubtful: bool,
+}
+
 /// What it decides on that.
 #[derive(Debug, Default)]
 pub struct Round {
     swap: Option<Swap>,
     /// The writes that must have ended before.
     waits_for: Vec<Key>,
-    writes: Vec<(Key, Id, bool)>,
+    writes: Vec<Planned>,
     drains: [Id; NODES],
     /// A promise that the decision itself breaks.
     broken: Option<String>,
@@ -59,14 +74,33 @@ impl Model {
             0 => state.object(key),
             known => known,
         };
+        let mut ledger = controller.ledger.unwrap_or(state.ledger);
+        ledger.rest = self.by_writer(ledger.rest, String::new());
         Seen {
             now: state.now,
             plans: std::array::from_fn(|p| see(Key::Plan(p))),
-            ledger: controller.ledger.unwrap_or(state.ledger),
+            ledger,
             nodes: std::array::from_fn(|n| see(Key::Node(n))),
             shadows: std::array::from_fn(|n| see(Key::Shadow(n))),
             drains: controller.drains,
         }
+    }
+
+    /// The rest of a ledger as this one writes it.
+    fn by_writer(&self, rest: Id, writer: String) -> Id {
+        let written = self.rests.get(rest).map(|rest| UpdateLedgerSpec {
+            writer,
+            ..(*rest).clone()
+        });
+        written.map_or(0, |rest| self.rests.id(rest))
+    }
+
+    /// Whether all that a controller knows is at least as new as the ledger that it knows.
+    fn is_in_step(&self, state: &State, c: usize) -> bool {
+        let controller = &state.controllers[c];
+        let ledger = controller.ledger.unwrap_or(state.ledger);
+        let by_itself = |rest: Arc<UpdateLedgerSpec>| rest.writer == writer(c, controller);
+        controller.caught_up || self.rests.get(ledger.rest).is_some_and(by_itself)
     }
 
     fn round(&self, seen: Seen) -> Arc<Round> {
@@ -150,10 +184,11 @@ impl Model {
         let Decisions {
             ledger,
             actions,
+            unexplained,
             drains,
             ..
         } = decisions;
-        if let Some(change) = ledger {
+        if let Some(change) = ledger.or_else(|| finalizers::ledger_first(&actions, &snapshot)) {
             let nodes = released(snapshot.ledger.as_deref(), &change.spec);
             let keys = nodes.iter().filter_map(|key| match key {
                 patch::Key::Node(name) => (0..NODES).find(|n| node_name(*n) == *name).map(Key::Node),
@@ -170,11 +205,12 @@ impl Model {
             });
             return Ok(round);
         }
-        for write in actions
-            .into_iter()
-            .filter_map(|action| Write::of(action, &snapshot))
-        {
-            round.writes.push(self.written(seen, &write)?);
+        for action in actions.into_iter().chain(finalizers::under_way(&snapshot)) {
+            let doubtful = is_doubtful(&action, &unexplained, &snapshot);
+            if let Some(write) = Write::of(action, &snapshot) {
+                let (key, id) = self.written(seen, &write)?;
+                round.writes.push(Planned { key, id, doubtful });
+            }
         }
         let by_name: HashMap<String, usize> = (0..NODES).map(|n| (node_name(n), n)).collect();
         for order in drains {
@@ -185,10 +221,10 @@ impl Model {
         Ok(round)
     }
 
-    /// What a write makes of its object, and whether it takes a finalizer away.
-    fn written(&self, seen: &Seen, write: &Write) -> anyhow::Result<(Key, Id, bool)> {
-        let fenced = |patched: &Patched| {
-            let named = patched.patch["metadata"]["resourceVersion"].as_str() == Some(VERSION);
+    /// What a write makes of its object.
+    fn written(&self, seen: &Seen, write: &Write) -> anyhow::Result<(Key, Id)> {
+        let fenced = |patched: &Patched, version: Option<&str>| {
+            let named = patched.patch["metadata"]["resourceVersion"].as_str() == version;
             anyhow::ensure!(named, "a write of {} names no version", patched.target.name);
             Ok(())
         };
@@ -197,27 +233,27 @@ impl Model {
         let gone = || anyhow::anyhow!("a write of an object that is not seen");
         match write {
             Write::Hold(patched) | Write::Release(patched) => {
-                fenced(patched)?;
                 let p = index(&patched.target.name, plan_name);
                 let plan = self.plans.get(seen.plans[p]).ok_or_else(gone)?;
-                let after = self.plans.id(objects::patched(&*plan, &patched.patch)?);
-                Ok((Key::Plan(p), after, matches!(write, Write::Release(_))))
+                fenced(patched, plan.metadata.resource_version.as_deref())?;
+                let after = objects::next_version(objects::patched(&*plan, &patched.patch)?);
+                Ok((Key::Plan(p), self.plans.id(after)))
             }
             Write::Node(patched) => {
-                fenced(patched)?;
+                fenced(patched, Some(VERSION))?;
                 let n = index(&patched.target.name, node_name);
                 let node = self.nodes.get(seen.nodes[n]).ok_or_else(gone)?;
                 let after = self
                     .normal
                     .node(objects::patched(&*node, &patched.patch)?, seen.now);
-                Ok((Key::Node(n), self.nodes.id(after), false))
+                Ok((Key::Node(n), self.nodes.id(after)))
             }
             Write::Shadow(shadow) => {
                 let named = shadow.metadata.resource_version.as_deref() == Some(VERSION);
                 anyhow::ensure!(named, "a write of {} names no version", shadow.name_any());
                 let n = index(&shadow.name_any(), |n| shadow_name(&node_name(n)));
                 let after = self.normal.shadow((**shadow).clone(), seen.now);
-                Ok((Key::Shadow(n), self.shadows.id(after), false))
+                Ok((Key::Shadow(n), self.shadows.id(after)))
             }
             Write::Status(..) => anyhow::bail!("the planner's statuses are not written here"),
         }
@@ -288,12 +324,24 @@ impl Model {
         if state.controllers[c].ledger.is_some() {
             let mut after = *state;
             after.controllers[c].ledger = None;
+            after.controllers[c].caught_up = false;
             next.push(state, Step::SeesLedger(c as u8), Ok(after));
         }
     }
 
     fn round_steps(&self, state: &State, c: usize, next: &mut Next) {
         let (who, controller) = (c as u8, &state.controllers[c]);
+        if !self.is_in_step(state, c) {
+            let mut after = *state;
+            let own = &mut after.controllers[c];
+            own.ledger = None;
+            own.plans = [0; PLANS];
+            own.nodes = [0; NODES];
+            own.shadows = [0; NODES];
+            own.fresh = c < self.config.lagging;
+            own.caught_up = true;
+            return next.push(state, Step::CatchesUp(who), Ok(after));
+        }
         let round = self.round(self.seen(state, c));
         if let Some(broken) = &round.broken {
             return next.push(state, Step::SendsLedger(who), Err(broken.clone()));
@@ -302,7 +350,7 @@ impl Model {
         let own = &mut after.controllers[c];
         if let Some(swap) = &round.swap {
             let waits = round.waits_for.iter().any(|key| controller.is_writing(*key));
-            if waits || swap.grants && controller.is_releasing() {
+            if waits {
                 return;
             }
             if swap.grants && c < self.config.lagging && !controller.fresh {
@@ -314,6 +362,7 @@ impl Model {
                 unchanged: controller.ledger.is_none(),
                 ..*swap
             };
+            own.swap.ledger.rest = self.by_writer(swap.ledger.rest, writer(c, controller));
             let after = if self.config.in_flight == 0 {
                 self.land_ledger(&after, c)
             } else {
@@ -330,10 +379,11 @@ impl Model {
             }
         }
         next.push(state, Step::Drains(who), Ok(after));
-        for (key, id, release) in &round.writes {
+        for Planned { key, id, doubtful } in &round.writes {
             let mut after = *state;
             let own = &mut after.controllers[c];
-            if own.is_writing(*key) {
+            // Where the ledger is not the same any more it is seen first, and decided on again.
+            if own.is_writing(*key) || *doubtful && own.ledger.is_some() {
                 continue;
             }
             let Some(free) = (0..self.config.in_flight.max(1)).find(|w| own.writes[*w].key == 0) else {
@@ -344,7 +394,6 @@ impl Model {
                 id: *id,
                 unchanged: controller.known(*key) == 0,
                 aged: false,
-                release: *release,
             };
             let after = if self.config.in_flight == 0 {
                 self.land(&after, c, free, true)
@@ -362,13 +411,14 @@ impl Model {
         self.write_ledger(&mut after, &swap, Some(c))?;
         // Where it was refused it is read again.
         after.controllers[c].ledger = None;
+        after.controllers[c].caught_up = false;
         Ok(after)
     }
 
     fn write_ledger(&self, after: &mut State, swap: &Swap, writer: Option<usize>) -> Result<(), String> {
         if swap.unchanged || !swap.fenced {
             oracle::ledger_written(self, after, &swap.ledger)?;
-            after.write_ledger(swap.ledger, self.config.lagging, writer);
+            after.write_ledger(swap.ledger, self.config.lag(), writer);
         }
         Ok(())
     }
@@ -404,10 +454,11 @@ impl Model {
                 if !cordoned {
                     after.nodes[n].pods = 1;
                 }
+                self.remember(after, n, |ghost| ghost.recent |= cordoned);
             }
-            Key::Shadow(_) => {}
+            Key::Shadow(n) => oracle::shadow_written(self, after, n, write)?,
         }
-        after.write(key, id, self.config.lagging, writer);
+        after.write(key, id, self.config.lag(), writer);
         Ok(())
     }
 
@@ -416,6 +467,7 @@ impl Model {
         let mut after = *state;
         after.faults[Fault::ControllerCrash as usize] += 1;
         let ended = std::mem::take(&mut after.controllers[c]);
+        after.controllers[c].term = ended.term + 1;
         if late {
             for write in ended.writes.into_iter().filter(|write| write.key != 0) {
                 if let Some(free) = after.late.iter_mut().find(|write| write.key == 0) {
@@ -448,8 +500,18 @@ impl Model {
     }
 }
 
-impl Controller {
-    fn is_releasing(&self) -> bool {
-        self.writes.iter().any(|write| write.release)
+/// How a controller signs the ledger.
+fn writer(c: usize, controller: &Controller) -> String {
+    format!("c{c}-{}", controller.term)
+}
+
+/// Whether what an action overwrites may be newer than the ledger that it was decided on.
+fn is_doubtful(action: &Action, unexplained: &BTreeSet<String>, snapshot: &Snapshot) -> bool {
+    match action {
+        Action::Cordon { node, .. } | Action::Uncordon { node, .. } | Action::SetShadow { node, .. } => {
+            unexplained.contains(node)
+        }
+        Action::RemoveFinalizer { plan } => !finalizers::is_recorded(plan, snapshot),
+        Action::AddFinalizer { .. } => false,
     }
 }

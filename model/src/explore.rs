@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     hash::{BuildHasherDefault, Hash as _, Hasher},
     num::NonZero,
     sync::{
@@ -47,6 +48,28 @@ pub struct Wrong {
     pub promise: String,
     /// The steps to it, each with what is different after it.
     pub way: Vec<String>,
+}
+
+impl Report {
+    /// What stands above the columns of its line.
+    pub const HEAD: &str =
+        "configuration |     states |       steps | depth | good ends | rounds planned | seconds";
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:13} | {:>10} | {:>11} | {:>5} | {:>9} | {:>14} | {:>7.1}",
+            self.name,
+            self.states,
+            self.transitions,
+            self.depth,
+            self.good,
+            self.planned,
+            self.took.as_secs_f64()
+        )
+    }
 }
 
 type Fingerprint = [u32; 4];

@@ -22,7 +22,7 @@ use crate::{
     time::{at, elapsed},
 };
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// The model of one configuration.
 pub struct Model {
@@ -74,7 +74,11 @@ impl Model {
             cordons: Table::default(),
             rounds: Memo::default(),
             acted: Memo::default(),
-            timings: Timings::default(),
+            // Shorter than a tick, and a report that waits may here come at any time anyway.
+            timings: Timings {
+                monitoring_report: Duration::ZERO,
+                ..Timings::default()
+            },
         })
     }
 
@@ -130,6 +134,9 @@ impl Model {
             self.machine_steps(state, n, &mut next);
         }
         self.people_steps(state, &mut next);
+        for (_, after) in &mut next.steps {
+            self.forget_which(after);
+        }
         next.push(state, Step::Tick, Ok(self.tick(state)));
         if next.broken.is_none() {
             let broken = next
@@ -214,12 +221,14 @@ impl Model {
             })
         };
         let ledger = |ledger: &mut state::Ledger| {
-            let rest = from.rests.get(ledger.rest).filter(|_| !same);
-            let unknown = if same { ledger.rest } else { 0 };
-            ledger.rest = rest.map_or(unknown, |rest| self.rests.id((*rest).clone()));
+            let carry = |id: Id| {
+                let rest = from.rests.get(id).filter(|_| !same);
+                rest.map_or(if same { id } else { 0 }, |rest| self.rests.id((*rest).clone()))
+            };
+            ledger.rest = carry(ledger.rest);
             for entry in &mut ledger.entries {
                 *entry = self.carried(&self.entries, &from.entries, *entry, now, |e| {
-                    self.normal.entry(e)
+                    self.normal.entry(e, now)
                 });
             }
             for grant in &mut ledger.grants {
@@ -268,7 +277,24 @@ impl Model {
         }
         told.late.iter_mut().for_each(write);
         ledger(&mut told.late_swap.ledger);
+        self.forget_which(&mut told);
         told
+    }
+
+    /// Where nothing more may go wrong, or be done, it does not matter what of it has: only how much.
+    fn forget_which(&self, state: &mut State) {
+        if !self.normal.on {
+            return;
+        }
+        let faults = state.faults_in_all();
+        if faults >= self.config.faults_in_all {
+            state.faults = [0; state::KINDS];
+            state.faults[0] = faults;
+        }
+        let deeds = state.deeds.count_ones();
+        if deeds >= self.config.deeds_in_all.into() {
+            state.deeds = (1 << deeds) - 1;
+        }
     }
 
     /// A value of a table of another model, or of this one, as it is told at `now`.
@@ -317,7 +343,7 @@ impl Model {
         };
         for p in 0..PLANS {
             if let Some(entry) = spec.plans.get(&plan_name(p)) {
-                ids.entries[p] = self.entries.id(self.normal.entry(entry.clone()));
+                ids.entries[p] = self.entries.id(self.normal.entry(entry.clone(), now));
             }
         }
         for n in 0..NODES {

@@ -3,11 +3,13 @@
 //! What is dropped here, and why nobody can tell:
 //!
 //! * times beyond the longest limit that they are compared with (see [`crate::time`]);
-//! * `grantedAt` once the node is cordoned, `phaseSince` where the phase has no deadline: [`planner::plan`] reads neither;
+//! * `grantedAt` once the node is drained and `durations`, where no window closes any more for a node that is still to be
+//!   granted; `phaseSince` where the phase has no deadline: [`planner::plan`] reads neither;
 //! * since when a plan is held: `skipAfter` is longer than any run here, so that nobody is skipped;
 //! * `startedAt`, the time of a permit, and that of a shadow's last failure: they are only for people;
 //! * messages of endings and failures: likewise;
-//! * an agent's pace (holds, counters of looks and tries): here it may do anything at any time anyway.
+//! * which faults and deeds there were, once there are no more of them: how many is enough (see [`crate::model::Model`]);
+//! * an agent's pace (holds, counters of looks and tries, when it began): here it may do anything at any time anyway.
 //!
 //! `tests/normal.rs` holds this against the model without it, on random walks.
 
@@ -20,6 +22,7 @@ use api::{
     names::DISRUPTION_ANNOTATION,
     shadow::{BottlerocketShadowStatus, NodeState},
 };
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::{
@@ -28,6 +31,27 @@ use crate::{
     objects,
     time::{Frame, past},
 };
+
+/// The end of an attempt, so many nanoseconds earlier: whether a failure is the one that an ending speaks of is seen by their times
+/// being equal, which those of two attempts must not become by being settled. It is done with or without normalisation.
+fn marked(at: DateTime<Utc>, attempt: u32) -> DateTime<Utc> {
+    unmarked(at).0 - TimeDelta::nanoseconds(attempt.into())
+}
+
+fn unmarked(at: DateTime<Utc>) -> (DateTime<Utc>, TimeDelta) {
+    let nanos = at.timestamp_subsec_nanos();
+    let earlier = TimeDelta::nanoseconds(if nanos == 0 {
+        0
+    } else {
+        1_000_000_000 - i64::from(nanos)
+    });
+    (at + earlier, earlier)
+}
+
+fn settle_marked(frame: Frame, at: DateTime<Utc>, age: u16) -> DateTime<Utc> {
+    let (at, earlier) = unmarked(at);
+    frame.settle(at, age) - earlier
+}
 
 /// How values are told.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +79,20 @@ impl Normal {
         }
     }
 
+    /// Whether it still matters at `now` how long a node has taken: while a window may yet close on another one.
+    fn learns(&self, now: u16) -> bool {
+        self.ages.learned > self.now(now)
+    }
+
     /// What the ledger records of a plan.
     #[must_use]
-    pub fn entry(&self, mut entry: PlanEntry) -> PlanEntry {
+    pub fn entry(&self, mut entry: PlanEntry, now: u16) -> PlanEntry {
         if self.on {
             entry.started_at = past();
             entry.held_since = entry.held_since.map(|_| past());
+            if !self.learns(now) {
+                entry.durations.clear();
+            }
         }
         entry
     }
@@ -68,12 +100,16 @@ impl Normal {
     /// A grant.
     #[must_use]
     pub fn grant(&self, mut grant: Grant, now: u16) -> Grant {
+        if let Some(ending) = &mut grant.ending {
+            ending.at = marked(ending.at, grant.attempt);
+        }
         if !self.on {
             return grant;
         }
         let (frame, ages) = (self.frame(now), self.ages);
-        grant.granted_at = match grant.phase {
-            GrantPhase::Granted => frame.settle(grant.granted_at, ages.granted),
+        grant.granted_at = match (grant.phase, &grant.ending) {
+            (GrantPhase::Granted, _) => frame.settle(grant.granted_at, ages.granted.max(ages.learned)),
+            (_, None) if self.learns(now) => frame.settle(grant.granted_at, ages.learned),
             _ => past(),
         };
         grant.phase_since = match (grant.phase, &grant.ending) {
@@ -89,7 +125,7 @@ impl Normal {
         }
         if let Some(Ending { message, at, .. }) = &mut grant.ending {
             message.clear();
-            *at = frame.settle(*at, ages.ended);
+            *at = settle_marked(frame, *at, ages.ended);
         }
         grant
     }
@@ -136,8 +172,7 @@ impl Normal {
         });
         if let Some(failure) = &mut shadow.spec.failure {
             failure.message.clear();
-            // While an attempt is under way this is the failure of one before it, and must not be taken for its own.
-            failure.at = frame.settle(failure.at, ages.ended + u16::from(!undoes));
+            failure.at = settle_marked(frame, failure.at, ages.ended);
         }
         shadow.status = shadow.status.map(|status| self.status(status));
         shadow
@@ -171,6 +206,7 @@ impl Normal {
         if let Some(call) = reboot {
             call.at = settle(call.at, 0);
         }
+        work.begun = None;
         work.not_offered_since = work.not_offered_since.map(|at| settle(at, 0));
         if let Some(permit) = &mut work.permit {
             permit.valid_until = settle(permit.valid_until, 0);

@@ -207,6 +207,17 @@ pub fn merge(into: &mut Value, patch: &Value) {
     }
 }
 
+/// A plan that was written: a later version. Others are never compared by theirs.
+#[must_use]
+pub fn next_version(mut plan: UpdatePlan) -> UpdatePlan {
+    let version = plan
+        .metadata
+        .resource_version
+        .and_then(|version| version.parse::<u64>().ok());
+    plan.metadata.resource_version = version.map(|version| (version + 1).to_string());
+    plan
+}
+
 /// What a merge patch makes of an object.
 ///
 /// # Errors

@@ -2,10 +2,10 @@
 //! asks the planner.
 
 use api::{
-    ledger::{Grant, GrantPhase},
+    ledger::{Grant, GrantPhase, PlanEntry},
     shadow::{FailureReason, NodeState},
 };
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::Node;
 use kube_core::ResourceExt as _;
 use planner::{decisions::Decisions, world::World};
@@ -76,7 +76,7 @@ fn is_cordoned_for(node: &Node, grant: &Grant) -> bool {
 }
 
 /// Before a controller's ledger is written.
-pub fn ledger_written(model: &Model, state: &mut State, new: &Ledger) -> Check {
+pub fn ledger_written(model: &Model, state: &State, new: &Ledger) -> Check {
     let old = state.ledger;
     for p in 0..model.config.plans.len() {
         let (before, after) = (
@@ -113,7 +113,7 @@ pub fn ledger_written(model: &Model, state: &mut State, new: &Ledger) -> Check {
     Ok(())
 }
 
-fn granted(model: &Model, state: &mut State, new: &Ledger, n: usize, grant: &Grant) -> Check {
+fn granted(model: &Model, state: &State, new: &Ledger, n: usize, grant: &Grant) -> Check {
     let who = format!("{} of {}", node_name(n), grant.plan);
     let p = plan_of(grant).ok_or_else(|| format!("S3: {who} granted by no plan"))?;
     let fresh = (grant.phase, &grant.permit, &grant.ending) == (GrantPhase::Granted, &None, &None);
@@ -136,23 +136,22 @@ fn granted(model: &Model, state: &mut State, new: &Ledger, n: usize, grant: &Gra
     )?;
     let closes =
         open_until(model, p, state.now).ok_or_else(|| format!("S4: {who} granted outside a window"))?;
-    let finished = at(state.now) + TICK * i32::from(model.config.plans[p].expected);
+    let finished = at(state.now) + expected(model, p, &entry);
     ensure(finished <= closes, || {
         format!("S4: {who} does not fit before {closes}")
     })?;
-    let ghost = model.ghosts.get(state.nodes[n].ghost).unwrap_or_default();
-    let again = ghost
-        .granted
-        .as_ref()
-        .is_some_and(|(run, attempt)| *run == grant.run && *attempt >= grant.attempt);
-    ensure(!again, || {
-        format!("S5: {who} has attempt {} again", grant.attempt)
-    })?;
-    in_order(model, state, p, grant)?;
-    model.remember(state, n, |ghost| {
-        ghost.granted = Some((grant.run.clone(), grant.attempt))
-    });
-    Ok(())
+    in_order(model, state, p, grant)
+}
+
+/// How long a node is expected to take: as nine of ten nodes before it took, at most.
+fn expected(model: &Model, p: usize, entry: &PlanEntry) -> TimeDelta {
+    let mut took = entry.durations.clone();
+    took.sort_unstable();
+    let longest_of_nine = (took.len() * 9).div_ceil(10).checked_sub(1);
+    longest_of_nine.map_or_else(
+        || TICK * i32::from(model.config.plans[p].expected),
+        |i| TimeDelta::seconds(took[i].into()),
+    )
 }
 
 /// S10: after the canary, and as long as it was to be watched.
@@ -434,6 +433,32 @@ pub fn node_written(model: &Model, state: &State, n: usize, write: &Write) -> Ch
     Ok(())
 }
 
+/// Before a controller's write of a shadow is done: an attempt is begun once, by an agent's eyes.
+pub fn shadow_written(model: &Model, state: &mut State, n: usize, write: &Write) -> Check {
+    let (Some(before), Some(after)) = (
+        model.shadows.get(state.nodes[n].shadow),
+        model.shadows.get(write.id),
+    ) else {
+        return Err(format!("the model cannot follow: no shadow of {}", node_name(n)));
+    };
+    let (Some(run), Some(attempt)) = (after.spec.run.clone(), after.spec.attempt) else {
+        return Ok(());
+    };
+    if after.spec.state != NodeState::StagedAndPerformedUpdate || before.spec.state == after.spec.state {
+        return Ok(());
+    }
+    let ghost = model.ghosts.get(state.nodes[n].ghost).unwrap_or_default();
+    let again = ghost
+        .begun
+        .as_ref()
+        .is_some_and(|(r, a)| *r == run && *a >= attempt);
+    ensure(!again, || {
+        format!("S5: {} begins attempt {attempt} again", node_name(n))
+    })?;
+    model.remember(state, n, |ghost| ghost.begun = Some((run, attempt)));
+    Ok(())
+}
+
 /// What holds in every state.
 pub fn holds(model: &Model, state: &State) -> Check {
     for n in 0..model.config.nodes {
@@ -444,17 +469,15 @@ pub fn holds(model: &Model, state: &State) -> Check {
             grant.phase != GrantPhase::Withdrawing || grant.permit.is_none(),
             || format!("S5: {} is withdrawn with a permit", node_name(n)),
         )?;
-        if model.config.controllers == 1 {
-            let plan = plan_of(&grant).and_then(|p| model.plans.get(state.plans[p]));
-            let held = plan.is_some_and(|plan| !plan.finalizers().is_empty());
-            ensure(held, || {
-                format!(
-                    "S12: {} has a grant of {}, which has no finalizer",
-                    node_name(n),
-                    grant.plan
-                )
-            })?;
-        }
+        let plan = plan_of(&grant).and_then(|p| model.plans.get(state.plans[p]));
+        let held = plan.is_some_and(|plan| !plan.finalizers().is_empty());
+        ensure(held, || {
+            format!(
+                "S12: {} has a grant of {}, which has no finalizer",
+                node_name(n),
+                grant.plan
+            )
+        })?;
     }
     Ok(())
 }

@@ -110,7 +110,7 @@ impl Model {
             self.remember(&mut after, n, |ghost| ghost.recent = true);
         }
         let id = self.nodes.id(self.normal.node(node, state.now));
-        after.write(Key::Node(n), id, self.config.lagging, None);
+        after.write(Key::Node(n), id, self.config.lag(), None);
         after
     }
 
@@ -148,7 +148,8 @@ impl Model {
                     return None;
                 }
                 plan.metadata.generation = plan.metadata.generation.map(|generation| generation + 1);
-                after.write(Key::Plan(p), self.plans.id(plan), self.config.lagging, None);
+                let id = self.plans.id(objects::next_version(plan));
+                after.write(Key::Plan(p), id, self.config.lag(), None);
             }
             Deed::Delete(p) => {
                 let mut plan = (*self.plans.get(state.plans[p])?).clone();
@@ -159,8 +160,12 @@ impl Model {
                     .is_some_and(|held| !held.is_empty());
                 plan.metadata.deletion_timestamp = Some(to_kubernetes(at(0)));
                 plan.metadata.generation = plan.metadata.generation.map(|generation| generation + 1);
-                let id = if held { self.plans.id(plan) } else { 0 };
-                after.write(Key::Plan(p), id, self.config.lagging, None);
+                let id = if held {
+                    self.plans.id(objects::next_version(plan))
+                } else {
+                    0
+                };
+                after.write(Key::Plan(p), id, self.config.lag(), None);
             }
             Deed::Cordon(n) | Deed::Uncordon(n) => {
                 let mut node = (*self.nodes.get(state.nodes[n].object)?).clone();
@@ -179,7 +184,7 @@ impl Model {
                 if !cordon {
                     after.nodes[n].pods = 1;
                 }
-                after.write(Key::Node(n), self.nodes.id(node), self.config.lagging, None);
+                after.write(Key::Node(n), self.nodes.id(node), self.config.lag(), None);
             }
         }
         Some(after)

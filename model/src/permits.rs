@@ -194,7 +194,7 @@ impl Model {
             swap
         };
         oracle::permit_recorded(self, after, n, &found.grant)?;
-        after.write_ledger(ledger, self.config.lagging, None);
+        after.write_ledger(ledger, self.config.lag(), None);
         found.recorded = true;
         Ok(Course::On(Box::new(request)))
     }

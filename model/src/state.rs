@@ -66,8 +66,6 @@ pub struct Write {
     pub unchanged: bool,
     /// Whether a tick has passed since it was sent. Its time-out is shorter than two.
     pub aged: bool,
-    /// Whether it takes a finalizer away.
-    pub release: bool,
 }
 
 /// A write of the ledger under way.
@@ -96,6 +94,28 @@ pub struct Drain {
     pub found: u8,
 }
 
+/// Who sees late what others write.
+#[derive(Clone, Copy, Debug)]
+pub struct Lag {
+    /// So many controllers.
+    pub controllers: usize,
+    /// So many objects of each, at most, at once.
+    pub objects: usize,
+}
+
+impl Lag {
+    /// Whether this controller may now see one more object late.
+    fn allows(self, c: usize, controller: &Controller) -> bool {
+        let known = controller
+            .plans
+            .iter()
+            .chain(&controller.nodes)
+            .chain(&controller.shadows);
+        let late = known.filter(|known| **known != 0).count() + usize::from(controller.ledger.is_some());
+        c < self.controllers && late < self.objects
+    }
+}
+
 /// A controller. What it knows of an object is 0 where it knows it as it is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Controller {
@@ -115,6 +135,10 @@ pub struct Controller {
     pub writes: [Write; WRITES],
     /// Whether it has listed the nodes within this tick.
     pub fresh: bool,
+    /// Whether it has read everything since the ledger that it knows was written, which somebody else did.
+    pub caught_up: bool,
+    /// How often it has ended before: the ledger's writer has another name each time.
+    pub term: u8,
 }
 
 /// Everything.
@@ -198,13 +222,14 @@ impl State {
 
     /// Changes an object. Whoever has seen it and lags sees it as it was; the writer gets it with the answer. What was
     /// decided on it is refused from now on.
-    pub fn write(&mut self, key: Key, id: Id, lagging: usize, writer: Option<usize>) {
+    pub fn write(&mut self, key: Key, id: Id, lag: Lag, writer: Option<usize>) {
         let before = std::mem::replace(self.object_mut(key), id);
         for (c, controller) in self.controllers.iter_mut().enumerate() {
+            let lags = lag.allows(c, controller);
             let known = controller.known_mut(key);
             if writer == Some(c) {
                 *known = 0;
-            } else if c < lagging && *known == 0 {
+            } else if lags && *known == 0 {
                 *known = before;
             }
             for write in &mut controller.writes {
@@ -217,13 +242,18 @@ impl State {
     }
 
     /// Changes the ledger, likewise.
-    pub fn write_ledger(&mut self, ledger: Ledger, lagging: usize, writer: Option<usize>) {
+    pub fn write_ledger(&mut self, ledger: Ledger, lag: Lag, writer: Option<usize>) {
         let before = std::mem::replace(&mut self.ledger, ledger);
         for (c, controller) in self.controllers.iter_mut().enumerate() {
             if writer == Some(c) {
                 controller.ledger = None;
-            } else if c < lagging && controller.ledger.is_none() {
-                controller.ledger = Some(before);
+                controller.caught_up = false;
+            } else if controller.ledger.is_none() {
+                if lag.allows(c, controller) {
+                    controller.ledger = Some(before);
+                } else {
+                    controller.caught_up = false;
+                }
             }
             controller.swap.unchanged = false;
         }

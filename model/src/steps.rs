@@ -20,6 +20,8 @@ pub enum Step {
     Sees(u8, Key),
     /// A controller's watch catches up with the ledger.
     SeesLedger(u8),
+    /// A controller reads everything, the ledger first, because somebody else has written that.
+    CatchesUp(u8),
     /// A controller lists the nodes.
     Lists(u8),
     /// A controller sends the ledger.

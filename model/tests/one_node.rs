@@ -1,34 +1,21 @@
-//! One node, every step of ledger, controller, apiserver and agent on its own, in every order: permit against withdraw.
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+//! One node: permit against withdraw, every step of its own, to the end.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-use model::{configurations, explore, model::Model};
+mod support;
 
-/// More than the configuration has: where it comes to so many it is not closed.
-const MOST: usize = 1_000_000;
+use support::closed;
 
 #[test]
-fn s4_s5_permit_and_withdraw_never_both_and_no_reboot_after_the_close() {
-    let config = configurations::one_node()
-        .into_iter()
-        .find(|config| config.name == "window")
-        .unwrap();
-    let model = Model::new(config, true).unwrap();
-    let report = explore::explore(&model, MOST, |_, _| {}).unwrap();
-    println!(
-        "{}: {} states, {} steps, depth {}, {} good ends, {:.1} s",
-        report.name,
-        report.states,
-        report.transitions,
-        report.depth,
-        report.good,
-        report.took.as_secs_f64()
-    );
-    if let Some(wrong) = report.wrong {
-        panic!("{}\n{}", wrong.way.join("\n"), wrong.promise);
-    }
-    assert!(report.states < MOST, "not closed");
-    assert!(
-        report.states > 100_000 && report.good > 0,
-        "there is less to it than there was"
-    );
+fn s4_s5_a_window_closes_at_every_moment_of_a_permit() {
+    closed("window");
+}
+
+#[test]
+fn s5_s12_a_plan_is_paused_resumed_or_deleted_at_every_moment_of_a_permit() {
+    closed("pause");
+}
+
+#[test]
+fn s5_answers_are_lost_and_the_agent_starts_again() {
+    closed("lost");
 }

@@ -1,0 +1,26 @@
+//! Controllers, several nodes and plans, and what goes wrong with them: each configuration to the end.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+
+mod support;
+
+use support::closed;
+
+#[test]
+fn s2_two_controllers_one_of_which_lags() {
+    closed("two");
+}
+
+#[test]
+fn l2_a_controller_ends_at_any_moment_and_its_writes_arrive_late() {
+    closed("crash");
+}
+
+#[test]
+fn l3_a_budget_never_allows_an_eviction_and_the_other_node_goes_on() {
+    closed("blocked");
+}
+
+#[test]
+fn s9_a_person_cordons_and_uncordons_meanwhile() {
+    closed("admin");
+}
