@@ -221,11 +221,9 @@ impl Model {
             })
         };
         let ledger = |ledger: &mut state::Ledger| {
-            let carry = |id: Id| {
-                let rest = from.rests.get(id).filter(|_| !same);
-                rest.map_or(if same { id } else { 0 }, |rest| self.rests.id((*rest).clone()))
-            };
-            ledger.rest = carry(ledger.rest);
+            let rest = from.rests.get(ledger.rest).filter(|_| !same);
+            let unknown = if same { ledger.rest } else { 0 };
+            ledger.rest = rest.map_or(unknown, |rest| self.rests.id((*rest).clone()));
             for entry in &mut ledger.entries {
                 *entry = self.carried(&self.entries, &from.entries, *entry, now, |e| {
                     self.normal.entry(e, now)
