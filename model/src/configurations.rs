@@ -124,6 +124,7 @@ pub fn small() -> Vec<Config> {
                 ..Plan::default()
             }],
             deeds: vec![Deed::Cordon(0), Deed::Uncordon(0)],
+            ticks: false,
             ..patient
         },
     ]
