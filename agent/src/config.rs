@@ -61,6 +61,10 @@ pub struct Timings {
     /// How long refreshes may fail until that is reported.
     #[arg(long, env = "BRUPOP_REFRESH_TIMEOUT", value_parser = delay, default_value = "5m")]
     pub refresh_timeout: Duration,
+    /// How often an idle node asks its repository what is on offer, on average: each time is drawn from half of this to
+    /// one and a half times this.
+    #[arg(long, env = "BRUPOP_REFRESH_INTERVAL", value_parser = delay, default_value = "1h")]
+    pub refresh_interval: Duration,
     /// How long any request may take, to Bottlerocket's API or to the apiserver.
     #[arg(long, env = "BRUPOP_REQUEST_TIMEOUT", value_parser = delay, default_value = "20s")]
     pub request_timeout: Duration,
@@ -109,6 +113,7 @@ impl Default for Timings {
             retry_max: seconds(15),
             config_apply_timeout: seconds(60),
             refresh_timeout: seconds(300),
+            refresh_interval: seconds(3600),
             request_timeout: seconds(20),
             socket_refused_exit: seconds(60),
             reboot_timeout: seconds(900),

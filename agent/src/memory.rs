@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{
     ledger::PermitRefusal,
-    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, NodeState},
+    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState},
     wire::{Instruction, PermitResponse},
 };
 use chrono::{DateTime, Utc};
@@ -22,6 +22,13 @@ const MAX_LOST_COMMANDS: u32 = 3;
 
 /// How often a call that the node's state allows may be answered 404 or 409 before that is reported.
 const MAX_REFUSALS: u32 = 3;
+
+/// How often a refresh may fail at once, on a node where none has ever succeeded, before that is taken for an image that
+/// cannot be updated in place.
+const MAX_FAILED_AT_ONCE: u32 = 5;
+
+/// Looks at a running command within which it has ended at once.
+const AT_ONCE: u32 = 2;
 
 /// More calls than any update needs: from here on even those that succeed are made ever more slowly.
 const MANY_CALLS: u32 = 12;
@@ -48,6 +55,8 @@ pub struct Memory {
     pub hold_until: Option<Duration>,
     /// Whether this agent has tried a refresh.
     pub refresh_tried: bool,
+    /// Whether the repository is to be asked what is on offer, as soon as there is nothing else to do.
+    pub refresh_due: bool,
     /// The last reboot call that was not refused.
     pub reboot: Option<RebootCall>,
     /// The version that the settings were locked to for the update that is not yet over.
@@ -83,7 +92,7 @@ pub struct Work {
     /// Whether `prepare-update` has succeeded.
     pub prepared: bool,
     /// Why the spec cannot be carried out.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
     /// The reboot permit.
     pub permit: Option<Permit>,
     /// The last refusal of a permit.
@@ -95,9 +104,19 @@ pub struct Work {
     calls: u32,
     refreshes: u32,
     refresh_failing_since: Option<Duration>,
+    refresh_failed_at_once: u32,
     failures: u32,
     refusals: u32,
     lost_commands: u32,
+}
+
+/// Why a spec cannot be carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The stable word for it.
+    pub reason: FailureReason,
+    /// In words.
+    pub words: String,
 }
 
 /// A command whose outcome is awaited.
@@ -156,14 +175,14 @@ impl Memory {
         if facts.update == Update::Busy {
             self.work.looks = self.work.looks.saturating_add(1);
         } else {
-            self.work.looks = 0;
+            let at_once = std::mem::take(&mut self.work.looks) <= AT_ONCE;
             if let Some(pending) = self.work.pending.take() {
-                self.ended(&pending, facts, timings, now);
+                self.ended(&pending, at_once, facts, timings, now);
             }
         }
     }
 
-    fn ended(&mut self, pending: &Pending, facts: &HostFacts, timings: &Timings, now: Now) {
+    fn ended(&mut self, pending: &Pending, at_once: bool, facts: &HostFacts, timings: &Timings, now: Now) {
         let last = facts
             .update
             .status()
@@ -172,7 +191,7 @@ impl Memory {
             result.cmd_type == pending.command.cmd_type() && Some(identity(result)) != pending.before
         });
         match (pending.command, outcome) {
-            (Command::Refresh, Some(result)) => self.refreshed(result, facts, timings, now),
+            (Command::Refresh, Some(result)) => self.refreshed(result, at_once, facts, timings, now),
             (
                 _,
                 Some(CommandResult {
@@ -202,8 +221,17 @@ impl Memory {
         }
     }
 
-    fn refreshed(&mut self, result: &CommandResult, facts: &HostFacts, timings: &Timings, now: Now) {
+    fn refreshed(
+        &mut self,
+        result: &CommandResult,
+        at_once: bool,
+        facts: &HostFacts,
+        timings: &Timings,
+        now: Now,
+    ) {
         let stages = self.stages();
+        let never_worked =
+            !self.work.refreshed && self.known.as_ref().is_none_or(|known| known.offered.is_empty());
         let work = &mut self.work;
         if result.cmd_status == CommandStatus::Success {
             work.failures = 0;
@@ -219,7 +247,16 @@ impl Memory {
         } else {
             let since = *work.refresh_failing_since.get_or_insert(now.elapsed);
             let failing = now.elapsed.saturating_sub(since);
-            if failing >= timings.refresh_timeout {
+            // A repository that cannot be reached takes its time, and has been reached before.
+            work.refresh_failed_at_once = if at_once && stages && never_worked {
+                work.refresh_failed_at_once + 1
+            } else {
+                0
+            };
+            if work.refresh_failed_at_once >= MAX_FAILED_AT_ONCE {
+                let words = own_words(result);
+                self.unsupported(&format!("refresh-updates has only ever failed, at once: {words}"));
+            } else if failing >= timings.refresh_timeout {
                 let words = format!(
                     "refresh-updates fails for {}s: {}",
                     failing.as_secs(),
@@ -247,6 +284,7 @@ impl Memory {
         }
         let refresh = *call == Call::Command(Command::Refresh);
         self.refresh_tried |= refresh;
+        self.refresh_due &= !refresh;
         if let Call::Command(command) = *call
             && matches!(
                 answer,
@@ -284,10 +322,10 @@ impl Memory {
             }
             Err(error @ CallError::NotFound(_)) => {
                 self.work.refusals += 1;
-                if refresh || self.work.refusals >= MAX_REFUSALS {
-                    self.trouble(format!(
-                        "Unsupported: this image cannot be updated in place: {name} answers {error}"
-                    ));
+                if refresh {
+                    self.unsupported(&format!("{name} answers {error}"));
+                } else if self.work.refusals >= MAX_REFUSALS {
+                    self.trouble(format!("{name} answers {error}"));
                 }
             }
             Err(error @ CallError::Conflict(_)) => {
@@ -398,8 +436,21 @@ impl Memory {
         self.work.spec.state == NodeState::StagedAndPerformedUpdate
     }
 
+    /// Has an idle node ask its repository what is on offer.
+    pub fn refresh_is_due(&mut self) {
+        self.refresh_due = true;
+        self.settled = false;
+    }
+
     fn trouble(&mut self, words: String) {
-        self.work.trouble.get_or_insert(words);
+        let reason = FailureReason::StageFailed;
+        self.work.trouble.get_or_insert(Trouble { reason, words });
+    }
+
+    fn unsupported(&mut self, how: &str) {
+        let words = unsupported(how);
+        let reason = FailureReason::Unsupported;
+        self.work.trouble.get_or_insert(Trouble { reason, words });
     }
 }
 
@@ -413,6 +464,12 @@ impl Work {
             ignore_waves: true,
         })
     }
+}
+
+/// That an image cannot be updated in place, and how that shows.
+#[must_use]
+pub fn unsupported(how: &str) -> String {
+    format!("this image cannot be updated in place: {how}")
 }
 
 fn identity(result: &CommandResult) -> (String, String) {

@@ -1,12 +1,16 @@
 //! The statuses that are reported. Pure.
 
-use api::shadow::{
-    AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, SavedSettings,
-    acknowledges,
+use api::{
+    offer::{MAX_OFFERS, Offer},
+    shadow::{
+        AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState,
+        SavedSettings, acknowledges,
+    },
 };
+use chrono::{DateTime, SubsecRound as _};
 
 use crate::{
-    bottlerocket::Settings,
+    bottlerocket::{Command, CommandStatus, Settings},
     host::{HostFacts, Update},
     memory::Now,
     stream::Unreadable,
@@ -45,8 +49,37 @@ pub fn current(known: Option<&BottlerocketShadowStatus>, facts: &HostFacts) -> B
         boot_id: Some(facts.boot_id.clone()),
         staged_version: staged,
         saved_settings: known.and_then(|status| status.saved_settings.clone()),
+        variant: Some(facts.os.variant_id.clone()),
+        arch: Some(facts.os.arch.clone()),
+        offered: offered(known, facts),
         error: known.and_then(|status| status.error.clone()),
     }
+}
+
+/// What the last refresh that succeeded has found on offer. A version that was on offer before still is since then.
+fn offered(known: Option<&BottlerocketShadowStatus>, facts: &HostFacts) -> Vec<Offer> {
+    let before = known.map_or(&[][..], |known| known.offered.as_slice());
+    let refreshed = facts.update.status().and_then(|status| {
+        let last = status.most_recent_command.as_ref()?;
+        let refreshed =
+            last.cmd_type == Command::Refresh.cmd_type() && last.cmd_status == CommandStatus::Success;
+        let at = DateTime::parse_from_rfc3339(&last.timestamp).ok()?;
+        refreshed.then(|| (status, at.to_utc().trunc_subsecs(0)))
+    });
+    let Some((status, at)) = refreshed else {
+        return before.to_vec();
+    };
+    let since = |version: &String| {
+        let known = before.iter().find(|offer| offer.version == *version);
+        known.map_or(at, |offer| offer.since)
+    };
+    let newest = status.available_updates.iter().take(MAX_OFFERS);
+    newest
+        .map(|version| Offer {
+            version: version.clone(),
+            since: since(version),
+        })
+        .collect()
 }
 
 /// Before the settings are changed: what they are. From here on the status acknowledges nothing, so that a

@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use api::{
-    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus},
+    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, NodeState},
     wire::{Instruction, PermitRequest},
 };
 use chrono::{SubsecRound as _, Utc};
@@ -77,7 +77,9 @@ async fn work(config: &Config, server: &Server) -> Result<(), AgentError> {
         memory: Memory::default(),
         server_failures: 0,
         refused: None,
+        next_refresh: Instant::now(),
     };
+    agent.plan_refresh();
     // An agent that cannot reach its own node has nothing to ask the server for.
     while agent.look().await?.is_none() {
         if let Some(until) = agent.memory.hold_until {
@@ -103,6 +105,8 @@ struct Agent<'a> {
     server_failures: u32,
     /// The instruction that was last reported as not understood.
     refused: Option<Unreadable>,
+    /// When an idle node asks its repository again what is on offer.
+    next_refresh: Instant,
 }
 
 impl Agent<'_> {
@@ -112,9 +116,14 @@ impl Agent<'_> {
         loop {
             self.take_newest(inbox, &mut order);
             if self.is_done(order.as_ref()) {
-                // The sender lives as long as this loop.
-                let _ = inbox.changed().await;
-                inbox.mark_changed();
+                tokio::select! {
+                    // The sender lives as long as this loop.
+                    _ = inbox.changed() => inbox.mark_changed(),
+                    () = sleep_until(self.next_refresh), if is_idle(order.as_ref()) => {
+                        self.plan_refresh();
+                        self.memory.refresh_is_due();
+                    }
+                }
                 continue;
             }
             let held = self.memory.hold_until.map(|until| self.started + until);
@@ -143,6 +152,12 @@ impl Agent<'_> {
                 None => {}
             }
         }
+    }
+
+    /// Agents that were started together do not ask together.
+    fn plan_refresh(&mut self) {
+        let interval = self.timings.refresh_interval;
+        self.next_refresh = Instant::now() + interval / 2 + full_jitter(interval);
     }
 
     fn is_done(&self, order: Option<&Order>) -> bool {
@@ -323,4 +338,8 @@ impl Agent<'_> {
             wall: Utc::now().trunc_subsecs(3),
         }
     }
+}
+
+fn is_idle(order: Option<&Order>) -> bool {
+    matches!(order, Some(Order::Instruction(instruction)) if instruction.spec.state == NodeState::Idle)
 }

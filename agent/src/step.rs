@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api::{
     ledger::PermitRefusal,
+    offer::is_older,
     shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, acknowledges},
     wire::{Instruction, PermitRequest},
 };
@@ -14,7 +15,7 @@ use crate::{
     bottlerocket::{Command, Settings, Status, UpdateState},
     config::Timings,
     host::{Call, HostFacts, Update},
-    memory::{Memory, Now},
+    memory::{Memory, Now, unsupported},
     report,
 };
 
@@ -102,6 +103,11 @@ impl<'a> Look<'a> {
                 format!("the node already runs {version}"),
             );
         }
+        if is_older(version, runs) && self.spec.downgrade != Some(true) {
+            let message =
+                format!("{version} is older than {runs}, which the node runs, and no downgrade is asked for");
+            return self.fail(FailureReason::StageFailed, message);
+        }
         if self.is_acknowledged() && self.is_other_boot() {
             let message =
                 format!("the node rebooted before it was asked to, and runs {runs} instead of {version}");
@@ -111,17 +117,20 @@ impl<'a> Look<'a> {
             return self.poll();
         }
         if let Some(trouble) = &self.memory.work.trouble {
-            return self.fail(FailureReason::StageFailed, trouble.clone());
+            return self.fail(trouble.reason, trouble.words.clone());
         }
         let Some(settings) = &self.facts.settings else {
-            let message = "Unsupported: this image cannot be updated in place: it has no settings.updates";
-            return self.fail(FailureReason::StageFailed, message.to_owned());
+            return self.fail(
+                FailureReason::Unsupported,
+                unsupported("it has no settings.updates"),
+            );
         };
         if self.known().is_none_or(|status| status.saved_settings.is_none()) {
             return Step::Report(Box::new(report::begun(self.known(), self.facts, settings)));
         }
         if *settings != wanted {
-            if self.memory.locked_to.as_ref() == Some(version) {
+            if self.memory.locked_to.as_ref() == Some(version) || self.is_strange_lock(&settings.version_lock)
+            {
                 return self.fail_changed(FailureReason::StageFailed, settings, version);
             }
             return Step::Call(Call::ChangeSettings(wanted));
@@ -156,16 +165,26 @@ impl<'a> Look<'a> {
             return command(Command::Prepare);
         }
         match work.not_offered_since {
-            Some(since) if self.now.elapsed >= since + self.timings.config_apply_timeout => self.fail(
-                FailureReason::StageFailed,
-                self.not_offered(version, &status.available_updates),
-            ),
+            Some(since) if self.now.elapsed >= since + self.timings.config_apply_timeout => {
+                self.not_offered(version, status)
+            }
             _ => command(Command::Refresh),
         }
     }
 
-    fn not_offered(&self, version: &str, offered: &[String]) -> String {
-        let os = &self.facts.os;
+    /// Refreshes that ignore the repository's waves do not lead to the version.
+    fn not_offered(&self, version: &str, status: &Status) -> Step {
+        let (os, offered) = (&self.facts.os, status.available_updates.as_slice());
+        let chosen = status.chosen_update.as_ref().map(|image| &image.version);
+        if let Some(chosen) = chosen.filter(|chosen| *chosen != version) {
+            // The updater does not go by the lock: what it says of the version is not known to be true.
+            let message = format!("the node chooses {chosen}, though its version-lock is {version}");
+            return self.fail(FailureReason::StageFailed, message);
+        }
+        if offered.iter().any(|offer| offer == version) {
+            let message = format!("version {version} is on offer, but the node does not choose it");
+            return self.fail(FailureReason::StageFailed, message);
+        }
         let on_offer = match offered {
             [] => "nothing else either".to_owned(),
             some => format!(
@@ -173,10 +192,11 @@ impl<'a> Look<'a> {
                 some.iter().take(5).cloned().collect::<Vec<_>>().join(", ")
             ),
         };
-        format!(
+        let message = format!(
             "version {version} is not offered to this node (variant {}, arch {}; {on_offer})",
             os.variant_id, os.arch
-        )
+        );
+        self.fail(FailureReason::VersionNotOffered, message)
     }
 
     fn reboot(&self) -> Step {
@@ -209,13 +229,11 @@ impl<'a> Look<'a> {
         if self.facts.update == Update::Busy {
             return self.poll();
         }
-        let wanted = self.memory.work.wanted_settings();
-        if let Some(settings) = self
-            .facts
-            .settings
-            .as_ref()
-            .filter(|found| Some(*found) != wanted.as_ref())
-        {
+        let Some(settings) = &self.facts.settings else {
+            let message = "settings.updates cannot be read any more: not rebooted".to_owned();
+            return self.fail(FailureReason::RebootFailed, message);
+        };
+        if Some(settings) != self.memory.work.wanted_settings().as_ref() {
             return self.fail_changed(FailureReason::RebootFailed, settings, version);
         }
         if !self.facts.boots_next(version) {
@@ -269,7 +287,7 @@ impl<'a> Look<'a> {
             {
                 return self.fail(
                     FailureReason::StageFailed,
-                    format!("cannot be undone yet: {trouble}"),
+                    format!("cannot be undone yet: {}", trouble.words),
                 );
             }
             match &self.facts.update {
@@ -306,11 +324,14 @@ impl<'a> Look<'a> {
         }
     }
 
-    /// After a boot the updater knows nothing: one refresh, so that the status can name a target.
+    /// After a boot the updater knows nothing: one refresh, so that the status can name a target. And one from time to time,
+    /// so that it says what is on offer.
     fn learn_target(&self) -> Step {
         match self.facts.update {
-            Update::Uninitialised if !self.memory.refresh_tried => command(Command::Refresh),
             Update::Busy if self.memory.work.pending.is_some() => self.poll(),
+            Update::Busy => Step::Done,
+            Update::Uninitialised if !self.memory.refresh_tried => command(Command::Refresh),
+            _ if self.memory.refresh_due => command(Command::Refresh),
             _ => Step::Done,
         }
     }
@@ -321,6 +342,13 @@ impl<'a> Look<'a> {
             Some(version) => version == lock,
             None => lock != "latest",
         }
+    }
+
+    /// Whether the lock is neither what was found before the update nor what the update sets: also an agent that was started
+    /// again in between knows that someone else has set it.
+    fn is_strange_lock(&self, lock: &str) -> bool {
+        let saved = self.known().and_then(|status| status.saved_settings.as_ref());
+        saved.is_some_and(|saved| saved.version_lock != lock && self.spec.version.as_deref() != Some(lock))
     }
 
     fn known(&self) -> Option<&'a BottlerocketShadowStatus> {

@@ -13,7 +13,10 @@ use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::shadow::{Failure, FailureReason};
+use crate::{
+    offer::Target,
+    shadow::{Failure, FailureReason},
+};
 
 pub use actions::Actions;
 
@@ -61,8 +64,12 @@ pub struct PlanEntry {
     pub generation: i64,
     /// run: the run that grants belong to; a new target starts a new run.
     pub run: String,
-    /// target: the version of the run.
+    /// target: the version of the run, or `latest`.
     pub target: String,
+    /// targets: with `latest`: the version for each variant and architecture, once it is known; it does not change in the
+    /// run. At most 100.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
     /// startedAt: when the run started.
     pub started_at: DateTime<Utc>,
     /// paused: nothing is granted.
@@ -181,7 +188,7 @@ pub struct Permit {
 pub struct Ending {
     /// message: one line for people.
     pub message: String,
-    /// failure: the reason where the attempt failed; None where it was withdrawn.
+    /// failure: the reason where the attempt failed, or could not have succeeded; None where it was withdrawn.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailureReason>,
     /// at: when it was decided.
@@ -189,17 +196,23 @@ pub struct Ending {
 }
 
 impl Ending {
-    /// The failure as the shadow records it, after `before` others in the same run; None where nothing is counted.
+    /// Whether the attempt has failed, and that counts.
+    #[must_use]
+    pub fn is_failure(&self) -> bool {
+        self.failure.is_some_and(FailureReason::counts)
+    }
+
+    /// What the shadow records of it, after `before` failures in the same run; None where there is nothing to remember.
     #[must_use]
     pub fn as_failure(&self, before: u32) -> Option<Failure> {
         let (message, at) = (self.message.clone(), self.at);
         self.failure
-            .filter(|reason| reason.counts())
+            .filter(|reason| reason.counts() || reason.leaves_alone())
             .map(|reason| Failure {
                 reason,
                 message,
                 at,
-                count: before + 1,
+                count: before + u32::from(reason.counts()),
             })
     }
 }
@@ -459,6 +472,7 @@ mod tests {
             generation: 3,
             run: "r1".into(),
             target: "1.21.0".into(),
+            targets: Vec::new(),
             started_at: at(0),
             ..PlanEntry::default()
         };

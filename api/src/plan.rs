@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    offer::Target,
     quantity::{IntOrPercent, Span, at_most, within},
     shadow::FailureReason,
 };
@@ -51,16 +52,33 @@ pub use topology::Topology;
     crates(kube_core = "::kube_core")
 )]
 #[x_kube(crates(kube_core = "::kube_core"))]
+#[x_kube(validation = Rule::new("!has(self.minReleaseAge) || self.targetVersion == 'latest'")
+    .message("minReleaseAge is for targetVersion: latest; an exact version is taken as soon as it is on offer")
+    .reason(Reason::FieldValueForbidden).field_path(".minReleaseAge"))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdatePlanSpec {
     /// targetVersion: the exact version that every matched node is to run, such as `1.21.0`, without a leading
-    /// `v`. Changing it starts a new run. A node that runs a newer version is left alone.
+    /// `v`; or `latest`: the newest version that is on offer to nodes of the same variant and architecture, fixed
+    /// when the run first sees one. With `latest` a new run starts when the last is complete and a newer version that a
+    /// node needs is on offer. Changing targetVersion starts a new run. A node that runs a newer version is left alone, unless
+    /// allowDowngrade says otherwise.
     #[schemars(length(min = 1, max = 64))]
-    #[x_kube(validation = Rule::new(r"self.matches('^(0|[1-9][0-9]{0,8})([.](0|[1-9][0-9]{0,8})){2}(-[0-9A-Za-z.-]+)?$')")
+    #[x_kube(validation = Rule::new(r"self == 'latest' || self.matches('^(0|[1-9][0-9]{0,8})([.](0|[1-9][0-9]{0,8})){2}(-[0-9A-Za-z.-]+)?$')")
         .message(Message::Expression(
-            r#"'targetVersion "' + self + '" is not a version: give it in full and without a leading v, such as 1.21.0'"#.into()))
+            r#"'targetVersion "' + self + '" is not a version: give it in full and without a leading v, such as 1.21.0, or latest'"#.into()))
         .reason(Reason::FieldValueInvalid))]
     pub target_version: String,
+
+    /// minReleaseAge: with `latest` only: how long a version must have been on offer, to any of the plan's nodes of the
+    /// variant and architecture, until it is taken. Default 0s; at most 8760h.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[x_kube(validation = within("minReleaseAge", "0s", "8760h"))]
+    pub min_release_age: Option<Span>,
+
+    /// allowDowngrade: whether a node that runs a newer version than the target is taken down to it. Default false: it is
+    /// left alone.
+    #[serde(default)]
+    pub allow_downgrade: bool,
 
     /// nodeSelector: the nodes that the plan is for, among those with the label
     /// `bottlerocket.aws/updater-interface-version=2.0.0`. `{}` is all of them.
@@ -151,6 +169,9 @@ pub struct UpdatePlanSpec {
     #[serde(default)]
     pub timeouts: Timeouts,
 }
+
+/// The `targetVersion` that stands for the newest that is on offer.
+pub const LATEST: &str = "latest";
 
 /// What becomes of nodes on their way when a window closes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -488,8 +509,11 @@ pub enum Phase {
 pub struct Run {
     /// id: names the run.
     pub id: String,
-    /// target: its version.
+    /// target: its version, or `latest`.
     pub target: String,
+    /// targets: with `latest`: the version for each variant and architecture.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
     /// startedAt: when it started.
     pub started_at: DateTime<Utc>,
     /// completedAt: when it was complete; it stays so.
@@ -520,8 +544,11 @@ pub struct NodeDuration {
 pub struct PastRun {
     /// id: names the run.
     pub id: String,
-    /// target: its version.
+    /// target: its version, or `latest`.
     pub target: String,
+    /// targets: with `latest`: the version for each variant and architecture.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<Target>,
     /// startedAt: when it started.
     pub started_at: DateTime<Utc>,
     /// endedAt: when it was complete, or the next run took its place.
@@ -543,7 +570,8 @@ pub struct NodeCounts {
     pub updating: u32,
     /// waiting: nodes that need the update and have no grant.
     pub waiting: u32,
-    /// skipped: nodes that the plan leaves alone, such as those that run a newer version or have opted out.
+    /// skipped: nodes that the plan leaves alone, such as those that run a newer version or have opted out; `skipped` has
+    /// the reasons.
     pub skipped: u32,
     /// failed: nodes that failed after their retries.
     pub failed: u32,
@@ -631,7 +659,7 @@ pub struct ActiveNode {
     pub since: DateTime<Utc>,
 }
 
-/// Nodes that wait for the same reason.
+/// Nodes that wait, or are left alone, for the same reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WaitingNodes {
     /// reason: the verdict's stable word.

@@ -9,6 +9,8 @@ use kube_derive::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::offer::Offer;
+
 /// Where a node is on its way through an update. The names are Brupop's.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
@@ -71,6 +73,9 @@ pub struct BottlerocketShadowSpec {
     /// version: the version to run, without a leading `v`. None while nothing is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
+    /// downgrade: whether `version` may be older than the one that the node runs. None: it may not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub downgrade: Option<bool>,
     /// plan: name of the UpdatePlan that asks. Kept after the update, with run and wave.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<String>,
@@ -87,7 +92,7 @@ pub struct BottlerocketShadowSpec {
     /// from_version: the version the node ran when it was granted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from_version: Option<String>,
-    /// failure: why the last attempt of this run failed.
+    /// failure: why the last attempt of this run failed, or why the node is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
 }
@@ -125,16 +130,27 @@ pub enum FailureReason {
     /// The window closed between the recording of the reboot permit and its answer, so that nobody could use it. Not
     /// counted as a failure: the node has done nothing wrong.
     PermitExpired,
+    /// The version is not offered to the node, by a refresh that ignored the repository's own waves. No failure: see
+    /// [`FailureReason::leaves_alone`].
+    VersionNotOffered,
+    /// The node's image cannot be updated in place. No failure: see [`FailureReason::leaves_alone`].
+    Unsupported,
     /// A reason that another version of the operator has written and this one does not know; the message says it.
     #[serde(other)]
     Other,
 }
 
 impl FailureReason {
-    /// Whether an attempt that ends so is one of the retries, and of the failures that halt a plan.
+    /// Whether an attempt that ends so is a failure: one of the retries, and of the failures that halt a plan.
     #[must_use]
-    pub fn counts(self) -> bool {
-        self != Self::PermitExpired
+    pub const fn counts(self) -> bool {
+        !matches!(self, Self::PermitExpired) && !self.leaves_alone()
+    }
+
+    /// Whether there was nothing that the node could have done: it is left alone until that is different.
+    #[must_use]
+    pub const fn leaves_alone(self) -> bool {
+        matches!(self, Self::VersionNotOffered | Self::Unsupported)
     }
 }
 
@@ -174,6 +190,18 @@ pub struct BottlerocketShadowStatus {
     /// saved_settings: the settings found before the update changed them, to be put back.
     #[serde(default)]
     pub saved_settings: Option<SavedSettings>,
+    /// variant: the variant that the node runs, such as `aws-k8s-1.33`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub variant: Option<String>,
+    /// arch: the node's architecture, such as `x86_64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64))]
+    pub arch: Option<String>,
+    /// offered: what the last refresh that succeeded has found on offer to this node, the newest first; at most 20.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 20))]
+    pub offered: Vec<Offer>,
     /// error: why the agent cannot do what this run and attempt ask for.
     #[serde(default)]
     pub error: Option<AgentError>,

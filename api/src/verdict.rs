@@ -35,6 +35,17 @@ pub enum Verdict {
         /// What the annotation says, as one line.
         why: String,
     },
+    /// The target is not offered to the node, by a refresh that ignored the repository's own waves; it is left alone until
+    /// it is.
+    VersionNotOffered {
+        /// One line for people, with what is on offer.
+        message: String,
+    },
+    /// The node's image cannot be updated in place; it is left alone.
+    Unsupported {
+        /// How that shows, for people.
+        message: String,
+    },
     /// The plan's spec cannot be carried out.
     InvalidPlan {
         /// The field, the value and what would be right.
@@ -67,6 +78,22 @@ pub enum Verdict {
         reported: String,
         /// The image that the kubelet names, `status.nodeInfo.osImage`.
         os_image: String,
+    },
+    /// The node's agent does not report what `latest` has to know.
+    AgentOutdated,
+    /// With `latest`: no version is known to be on offer to the node.
+    NothingOffered {
+        /// The node's variant.
+        variant: String,
+        /// Its architecture.
+        arch: String,
+    },
+    /// With `latest`: what is on offer has not been for `minReleaseAge`.
+    ReleaseTooYoung {
+        /// The newest of it.
+        version: String,
+        /// Until when, as far as this node has seen it.
+        until: DateTime<Utc>,
     },
     /// What an earlier attempt changed is being undone.
     Resetting,
@@ -218,12 +245,17 @@ impl Verdict {
             Self::UpToDate => "UpToDate",
             Self::NewerThanTarget { .. } => "NewerThanTarget",
             Self::OptedOut { .. } => "OptedOut",
+            Self::VersionNotOffered { .. } => "VersionNotOffered",
+            Self::Unsupported { .. } => "Unsupported",
             Self::InvalidPlan { .. } => "InvalidPlan",
             Self::Deleting => "Deleting",
             Self::Paused => "Paused",
             Self::Halted { .. } => "Halted",
             Self::AgentSilent { .. } => "AgentSilent",
             Self::VersionDisputed { .. } => "VersionDisputed",
+            Self::AgentOutdated => "AgentOutdated",
+            Self::NothingOffered { .. } => "NothingOffered",
+            Self::ReleaseTooYoung { .. } => "ReleaseTooYoung",
             Self::Resetting => "Resetting",
             Self::NotReady { .. } => "NotReady",
             Self::CordonedByOther => "CordonedByOther",
@@ -260,6 +292,7 @@ impl fmt::Display for Verdict {
             Self::UpToDate => f.write_str("runs the target version"),
             Self::NewerThanTarget { running } => write!(f, "runs {running}, newer than the target"),
             Self::OptedOut { why } => write!(f, "has opted out: {why}"),
+            Self::VersionNotOffered { message } | Self::Unsupported { message } => f.write_str(message),
             Self::InvalidPlan { problem } => write!(f, "the plan is invalid: {problem}"),
             Self::Deleting => f.write_str("the plan is being deleted"),
             Self::Paused => f.write_str("the plan is paused"),
@@ -280,6 +313,15 @@ impl fmt::Display for Verdict {
                 "its agent reports version {reported}, but its kubelet {os_image}: look at the node, then restart its \
                  agent's pod"
             ),
+            Self::AgentOutdated => {
+                f.write_str("its agent does not report variant and architecture: update the operator's agent")
+            }
+            Self::NothingOffered { variant, arch } => {
+                write!(f, "no version is known to be on offer for {variant}, {arch}")
+            }
+            Self::ReleaseTooYoung { version, until } => {
+                write!(f, "{version} is on offer, but not for minReleaseAge until {}", instant(*until))
+            }
             Self::Resetting => f.write_str("an earlier attempt is being undone"),
             Self::CordonedByOther => f.write_str("cordoned, but not by this operator: uncordon it to go on"),
             Self::Backoff { until } => write!(f, "failed before, is tried again at {}", instant(*until)),

@@ -12,7 +12,7 @@ use crate::{
     owners::Owned,
     pace,
     plan::Planning,
-    waves,
+    targets, waves,
     world::{PlanFacts, World},
 };
 
@@ -30,13 +30,16 @@ pub(crate) fn is_ahead(world: &World, ledger: &UpdateLedgerSpec) -> bool {
 /// changed, a new run.
 pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
     let facts = owned.facts;
-    let recorded = planning.ledger.plans.get(&facts.uid);
+    let recorded = planning.ledger.plans.get(&facts.uid).cloned();
+    let recorded = recorded.as_ref();
+    let over = recorded.filter(|entry| targets::is_superseded(planning, owned, entry));
     let target = owned.valid.as_ref().ok().map(|valid| valid.target.clone());
-    let same_run = recorded.filter(|entry| target.as_ref().is_none_or(|target| *target == entry.target));
+    let same_run = recorded
+        .filter(|entry| over.is_none() && target.as_ref().is_none_or(|target| *target == entry.target));
     let entry = match (same_run, target) {
         (Some(entry), _) => entry.clone(),
         (None, Some(target)) if !facts.deleting => {
-            let mut entry = new_run(facts, target, planning.now);
+            let mut entry = new_run(facts, target, planning.now, over);
             if let Some(before) = recorded {
                 entry.durations.clone_from(&before.durations);
                 // Annotations that were acted on in the run before are still there.
@@ -59,23 +62,35 @@ pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
         },
     };
     let paused = facts.deleting || owned.valid.as_ref().map_or(entry.paused, |valid| valid.paused);
-    let entry = PlanEntry {
+    let mut entry = PlanEntry {
         name: facts.name.clone(),
         generation: facts.generation,
         paused,
         ..entry
     };
+    if let Ok(valid) = &owned.valid
+        && !entry.paused
+        && !entry.halted
+    {
+        targets::freeze(planning, owned, valid, &mut entry);
+    }
     planning.ledger.plans.insert(facts.uid.clone(), entry);
 }
 
 /// The entry of a run that starts now. The run's id depends on plan and generation only, so that everyone who starts
-/// it gives it the same name; a run that the status still knows is taken up again where the ledger was lost.
-pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> PlanEntry {
+/// it gives it the same name, and on the run `over` that it follows with the same target; a run that the status still knows is
+/// taken up again where the ledger was lost.
+pub(crate) fn new_run(
+    facts: &PlanFacts,
+    target: String,
+    now: DateTime<Utc>,
+    over: Option<&PlanEntry>,
+) -> PlanEntry {
     let UpdatePlanStatus { run, conditions, .. } = &facts.status;
     let halted = conditions
         .iter()
         .any(|c| c.type_ == condition::DEGRADED && c.reason == condition::HALTED);
-    let known = run.as_ref().filter(|run| run.target == target);
+    let known = run.as_ref().filter(|run| over.is_none() && run.target == target);
     // A run that was complete has opened all its waves: newcomers wait for none of them.
     let last_wave = known.filter(|run| run.completed_at.is_some()).and_then(|_| {
         let (last, before) = facts.spec.waves.split_last()?;
@@ -83,10 +98,9 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
     });
     let (open_wave, open_wave_name) = last_wave.unwrap_or_default();
     let fresh = || {
-        format!(
-            "{:08x}",
-            waves::rank(&facts.uid, &facts.generation.to_string()) >> 32
-        )
+        let after = over.map_or_else(String::new, |over| format!(" after {}", over.run));
+        let digest = waves::rank(&facts.uid, &format!("{}{after}", facts.generation));
+        format!("{:08x}", digest >> 32)
     };
     PlanEntry {
         name: facts.name.clone(),
@@ -94,6 +108,7 @@ pub(crate) fn new_run(facts: &PlanFacts, target: String, now: DateTime<Utc>) -> 
         run: known.map_or_else(fresh, |run| run.id.clone()),
         started_at: known.map_or(now, |run| run.started_at),
         target,
+        targets: known.map_or_else(Vec::new, |run| run.targets.clone()),
         // Nodes that failed may be gone by now, and the halt outlives them.
         halted: known.is_some() && halted,
         open_wave,

@@ -25,12 +25,13 @@ pub(crate) fn exhausted(
     failure: &Failure,
     spec: &BottlerocketShadowSpec,
     valid: Option<&ValidPlan>,
+    target: Option<&str>,
     node: &NodeFacts,
 ) -> bool {
     let came_back = failure.reason != FailureReason::Unhealthy
         && node.ready
         && spec.state == NodeState::Idle
-        && valid.is_some_and(|valid| running(node) == Running::Version(&valid.target));
+        && target.is_some_and(|target| running(node) == Running::Version(target));
     let retries = valid.map_or(0, |valid| valid.retries);
     !came_back && (is_final(failure.reason, node) || failure.count > retries)
 }

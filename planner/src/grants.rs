@@ -1,5 +1,7 @@
 //! One plan's next grants, as far as waves, windows and budgets go; and why every other node waits.
 
+use std::borrow::Cow;
+
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry},
     plan::Approval,
@@ -60,6 +62,10 @@ pub(crate) fn grant_next(
     for i in order {
         let wave = assignment.wave_of[i];
         let node = rollout.members[i].node;
+        // A node whose target is not known has a verdict already.
+        let Some(target) = rollout.members[i].target.clone() else {
+            continue;
+        };
         let verdict = clock
             .clone()
             .or_else(|| behind[wave].clone())
@@ -72,7 +78,7 @@ pub(crate) fn grant_next(
         budgets.take(node, wave);
         grants.push((
             node.uid.clone(),
-            grant(planning.now, rollout.owned, valid, entry, node, wave),
+            grant(planning.now, rollout.owned, valid, entry, (node, target), wave),
         ));
     }
     grants
@@ -83,7 +89,7 @@ fn grant(
     owned: &Owned<'_>,
     valid: &ValidPlan,
     entry: &PlanEntry,
-    node: &NodeFacts,
+    (node, to): (&NodeFacts, Cow<'_, str>),
     wave: usize,
 ) -> Grant {
     let shadow = node.shadow.as_ref();
@@ -101,7 +107,7 @@ fn grant(
         wave: valid.waves[wave].name.clone(),
         attempt: last.unwrap_or(0) + 1,
         from: from.unwrap_or_default(),
-        to: valid.target.clone(),
+        to: to.into_owned(),
         phase: GrantPhase::Granted,
         granted_at: now,
         phase_since: now,

@@ -9,6 +9,7 @@
 //! * `entries`: what the ledger records of each plan
 //! * `actions`: what people ask of a run by annotations
 //! * `machine`: one granted node's way, step by step
+//! * `targets`: which version a node is to run, and whether it can have it
 //! * `waiting`: since when a run has waited for a window that is open until it is done
 //! * `waves`: which node belongs to which wave
 //! * `rollout`: one plan's nodes and waves, and the order in which things are decided
@@ -45,6 +46,7 @@ mod rollout;
 mod running;
 pub mod simulate;
 pub mod spec;
+mod targets;
 mod waiting;
 mod waves;
 pub mod windows;

@@ -9,6 +9,7 @@ mod undo;
 
 use api::{
     ledger::{Ending, Grant, GrantPhase},
+    offer::is_older,
     shadow::{BottlerocketShadowSpec, Disruption, Failure, FailureReason, NodeState},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -457,7 +458,13 @@ impl Granted<'_> {
             && status.run.as_deref() == Some(&self.grant.run)
             && status.attempt == Some(self.grant.attempt);
         let error = status.error.as_ref().filter(|_| ours)?;
-        Some((error.reason, error.message.clone()))
+        // Once it is to reboot, a node has been offered its version, and its image can be updated.
+        let reason = match self.grant.phase {
+            GrantPhase::Granted => error.reason,
+            _ if !error.reason.leaves_alone() => error.reason,
+            _ => FailureReason::Other,
+        };
+        Some((reason, error.message.clone()))
     }
 
     fn set(&self, state: NodeState) -> Action {
@@ -483,10 +490,12 @@ impl Granted<'_> {
             (None, _) => before.cloned(),
         };
         let version = (ending.is_none()).then(|| self.grant.to.clone());
+        let downgrade = version.is_some() && is_older(&self.grant.to, &self.grant.from);
         let spec = BottlerocketShadowSpec {
             state,
             state_transition_timestamp: Some(self.now),
             version,
+            downgrade: downgrade.then_some(true),
             plan: Some(self.plan.to_owned()),
             run: Some(self.grant.run.clone()),
             wave: Some(self.grant.wave.clone()),

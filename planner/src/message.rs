@@ -22,6 +22,8 @@ const FOLLOWS: [&str; 3] = ["WaveNotReached", "BudgetSpent", "DomainBusy"];
 /// What phase and message are made of.
 pub(crate) struct View<'a> {
     pub owned: &'a Owned<'a>,
+    /// What nodes are to run, in words.
+    pub target: &'a str,
     pub rollout: &'a Rollout<'a>,
     pub counts: NodeCounts,
     pub active: &'a [ActiveNode],
@@ -72,7 +74,7 @@ impl View<'_> {
             failed,
             ..
         } = self.counts;
-        let target = &self.owned.facts.spec.target_version;
+        let target = self.target;
         if self.owned.facts.deleting {
             return format!("the plan is being deleted{}", self.finishing());
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 
 use api::ledger::{Ending, Grant, GrantPhase, UpdateLedgerSpec};
+use api::offer::is_older;
 use api::shadow::{BottlerocketShadowSpec, NodeState};
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -14,6 +15,7 @@ use crate::{
     owners::{self, Owned},
     pace, rebuild, report, rollout,
     spec::Limits,
+    targets,
     windows::WindowState,
     world::{NodeFacts, World},
 };
@@ -249,8 +251,19 @@ impl<'a> Planning<'a> {
             Some("the plan is paused".to_owned())
         } else if entry.is_some_and(|entry| entry.halted) {
             Some("the plan is halted".to_owned())
-        } else if valid.target != grant.to || entry.is_none_or(|entry| entry.run != grant.run) {
-            Some(format!("the target is now {}", valid.target))
+        } else if entry.is_none_or(|entry| {
+            let target = targets::of(valid, &entry.targets, node);
+            entry.run != grant.run || target.is_some_and(|target| target != grant.to)
+        }) {
+            let targets = entry.map_or(&[][..], |entry| entry.targets.as_slice());
+            let target = targets::of(valid, targets, node);
+            let target = target.as_deref().unwrap_or(&valid.target);
+            Some(format!("the target is now {target}"))
+        } else if is_older(&grant.to, &grant.from) && !valid.allow_downgrade {
+            Some(format!(
+                "{} is older than {}, and allowDowngrade is off",
+                grant.to, grant.from
+            ))
         } else if !valid.selects(&node.labels) || !owners::takes_part(node) {
             Some("the plan no longer selects the node".to_owned())
         } else if let Some(why) = &node.opt_out {
@@ -301,7 +314,14 @@ impl<'a> Planning<'a> {
 
     fn announce(&mut self, grant: &Grant, plan: &str, ending: &Ending) {
         let node = Some(grant.node.as_str());
-        match ending.failure.filter(|failure| failure.counts()) {
+        match ending
+            .failure
+            .filter(|failure| failure.counts() || failure.leaves_alone())
+        {
+            Some(reason) if reason.leaves_alone() => {
+                let note = format!("node {} is left alone ({reason}): {}", grant.node, ending.message);
+                self.event(plan, node, "NodeSkipped", note, true);
+            }
             Some(failure) => {
                 let note = format!("node {} failed ({failure}): {}", grant.node, ending.message);
                 self.event(plan, node, "NodeFailed", note, true);
@@ -333,6 +353,7 @@ impl<'a> Planning<'a> {
                     state: NodeState::Idle,
                     state_transition_timestamp: Some(self.now),
                     version: None,
+                    downgrade: None,
                     ..shadow.spec.clone()
                 };
                 let answered = shadow.spec.state != NodeState::ErrorReset || machine::acknowledged(shadow);

@@ -2,6 +2,7 @@
 
 use api::{
     ledger::{Ending, Grant, GrantPhase, Permit, UpdateLedgerSpec},
+    plan::LATEST,
     shadow::{Disruption, FailureReason, NodeState},
 };
 use chrono::{DateTime, Utc};
@@ -19,7 +20,7 @@ pub(crate) fn rebuild(now: DateTime<Utc>, world: &World) -> Decisions {
     for facts in &world.plans {
         if let Ok(valid) = ValidPlan::parse(&facts.spec) {
             let paused = valid.paused || facts.deleting;
-            let mut entry = entries::new_run(facts, valid.target, now);
+            let mut entry = entries::new_run(facts, valid.target, now, None);
             entry.paused = paused;
             spec.plans.insert(facts.uid.clone(), entry);
         }
@@ -65,9 +66,10 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
     let from = spec
         .and_then(|s| s.from_version.clone())
         .or_else(|| status.map(|s| s.current_version.clone()));
-    let to = spec
-        .and_then(|s| s.version.clone())
-        .or_else(|| plan.map(|p| p.spec.target_version.clone()));
+    let to = spec.and_then(|s| s.version.clone()).or_else(|| {
+        plan.map(|p| p.spec.target_version.clone())
+            .filter(|target| target != LATEST)
+    });
     let mut grant = Grant {
         node: node.name.clone(),
         plan: plan
@@ -136,7 +138,7 @@ fn closes(
         .filter(|plan| !plan.deleting)
         .and_then(|plan| Some((plan, ValidPlan::parse(&plan.spec).ok()?)))
         .map(|(plan, valid)| {
-            let entry = entries::new_run(plan, valid.target.clone(), now);
+            let entry = entries::new_run(plan, valid.target.clone(), now, None);
             owners::in_run(valid, plan, Some(&entry))
         });
     match wants.filter(|valid| !valid.paused) {

@@ -18,6 +18,7 @@ use crate::{
     plan::Planning,
     rollout::Rollout,
     spec::ValidPlan,
+    targets,
     waves::{Member, Place, WaveProgress},
     windows::{Closing, WindowState},
 };
@@ -54,6 +55,7 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
     let run = entry.map(|entry| Run {
         id: entry.run.clone(),
         target: entry.target.clone(),
+        targets: entry.targets.clone(),
         started_at: second(entry.started_at),
         completed_at,
         // To the moment: where the ledger is lost, they are taken from here.
@@ -61,8 +63,11 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         run_now_at: entry.actions.run_now,
     });
     let actions = actions::statuses(owned, entry);
+    let targets = entry.map_or(&[][..], |entry| entry.targets.as_slice());
+    let target = targets::words(&facts.spec.target_version, targets);
     let view = View {
         owned,
+        target: &target,
         rollout,
         counts,
         active: &active,
@@ -122,6 +127,7 @@ fn history(before: &UpdatePlanStatus, entry: Option<&PlanEntry>) -> Vec<PastRun>
         PastRun {
             id: run.id.clone(),
             target: run.target.clone(),
+            targets: run.targets.clone(),
             started_at: run.started_at,
             ended_at: run.completed_at.unwrap_or_else(|| second(entry.started_at)),
             outcome: complete.map_or_else(|| SUPERSEDED.to_owned(), |complete| complete.reason.clone()),
@@ -208,6 +214,7 @@ pub(crate) fn waiting(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
     reasons(rollout, |member| member.place == Place::Waiting)
 }
 
+/// Why nodes are left alone.
 pub(crate) fn skipped(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
     reasons(rollout, |member| member.place == Place::Skipped)
 }

@@ -13,7 +13,7 @@ use crate::{
     plan::Planning,
     running::{Running, running},
     spec::ValidPlan,
-    waiting,
+    targets, waiting,
     waves::{self, Assignment, Member, Place},
     world::NodeFacts,
 };
@@ -191,7 +191,7 @@ fn member<'a>(
     was_granted: bool,
     run: &str,
     entry: Option<&PlanEntry>,
-    valid: Option<&ValidPlan>,
+    valid: Option<&'a ValidPlan>,
 ) -> Member<'a> {
     let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
     let grant = was_granted
@@ -203,35 +203,45 @@ fn member<'a>(
         .map(|grant| Cow::Owned(grant.wave.clone()))
         .or_else(|| in_run.and_then(|spec| spec.wave.as_deref()).map(Cow::Borrowed));
     let running = match running(node) {
-        Running::Version(version) => match valid {
-            Some(valid) if valid.target == version => Some(valid.target_version.clone()),
-            _ => Version::parse(version).ok(),
-        },
+        Running::Version(version) => Some(version),
         Running::Unknown | Running::Disputed { .. } => None,
     };
-    let live = running.is_some() && node.agent.ready;
     let retried_at = entry.and_then(|entry| entry.actions.retried_at);
+    let targets = entry.map_or(&[][..], |entry| entry.targets.as_slice());
+    let target = valid.and_then(|valid| targets::of(valid, targets, node));
+    // Most nodes run what they are to run, soon or late: that needs no reading of versions.
+    let on_target = running.is_some() && running == target.as_deref();
+    let version = running
+        .filter(|_| !on_target)
+        .and_then(|running| Version::parse(running).ok());
+    // Who cannot be updated yet is waited for only if nobody else is left.
+    let live = (on_target || version.is_some()) && node.agent.ready && (valid.is_none() || target.is_some());
     let exhausted = in_run.is_some_and(|spec| {
         machine::failure_in_run(spec, run, retried_at)
-            .is_some_and(|failure| failures::exhausted(failure, spec, valid, node))
+            .is_some_and(|failure| failures::exhausted(failure, spec, valid, target.as_deref(), node))
     });
     let failed_before = in_run.is_some_and(|spec| machine::failure_in_run(spec, run, None).is_some());
-    let place = match (grant, running, valid) {
-        (Some(_), ..) => Place::Granted,
+    let left_alone = targets::left_alone(node, run, retried_at, target.as_deref()).is_some();
+    let place = match (grant, valid) {
+        (Some(_), _) => Place::Granted,
         _ if exhausted => Place::Failed,
-        (None, Some(running), Some(valid)) if running == valid.target_version => Place::Updated,
-        (None, Some(running), Some(valid)) if running > valid.target_version => Place::Skipped,
-        _ if node.opt_out.is_some() => Place::Skipped,
-        _ => Place::Waiting,
+        (None, Some(_)) if on_target => Place::Updated,
+        (None, Some(valid)) => targets::place(node, version.as_ref(), target.as_deref(), valid, left_alone),
+        (None, None) => Place::Waiting,
+    };
+    let place = match place {
+        Place::Waiting if node.opt_out.is_some() => Place::Skipped,
+        place => place,
     };
     Member {
         node,
         recorded,
         place,
+        target,
         live,
         released: was_granted && grant.is_none(),
         retried_at: retried_at.filter(|_| failed_before && !exhausted),
-        passed_over: false,
+        passed_over: left_alone && place == Place::Skipped && node.opt_out.is_none(),
     }
 }
 
@@ -259,6 +269,8 @@ fn standing(
     let node = member.node;
     let shadow = node.shadow.as_ref();
     let status = shadow.and_then(|shadow| shadow.status.as_ref());
+    let run = entry.map_or("", |entry| entry.run.as_str());
+    let retried_at = entry.and_then(|entry| entry.actions.retried_at);
     match member.place {
         Place::Granted => return None,
         Place::Failed => {
@@ -274,13 +286,16 @@ fn standing(
             return Some(Verdict::OptedOut { why });
         }
         Place::Skipped => {
+            if let Some(verdict) = targets::left_alone(node, run, retried_at, member.target.as_deref()) {
+                return Some(verdict);
+            }
             let running = status.map(|s| s.current_version.clone()).unwrap_or_default();
             return Some(Verdict::NewerThanTarget { running });
         }
         Place::Waiting => {}
     }
     // What is wrong with the plan comes before what is wrong with the node: it is what a person has to change.
-    valid?;
+    let valid = valid?;
     let since = node.ready_changed;
     if !node.ready {
         return Some(Verdict::NotReady { since });
@@ -290,6 +305,9 @@ fn standing(
     {
         let (reported, os_image) = (reported.to_owned(), os_image.to_owned());
         return Some(Verdict::VersionDisputed { reported, os_image });
+    }
+    if node.agent.ready && member.target.is_none() && matches!(running(node), Running::Version(_)) {
+        return Some(targets::unknown(planning.now, node, valid));
     }
     if !member.live {
         return Some(Verdict::AgentSilent {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::{
-    plan::{Approval, OnWindowEnd, Topology, UpdatePlanSpec, Wave},
+    plan::{Approval, LATEST, OnWindowEnd, Topology, UpdatePlanSpec, Wave},
     quantity::IntOrPercent,
     shadow::Disruption,
 };
@@ -29,10 +29,12 @@ pub struct Invalid {
 /// A plan that can be carried out.
 #[derive(Clone, Debug)]
 pub struct ValidPlan {
-    /// The version as the user wrote it; nodes are asked for exactly this.
+    /// The version as the user wrote it, where nodes are asked for exactly this; or `latest`.
     pub target: String,
-    /// The same, to compare with.
-    pub target_version: Version,
+    /// With `latest`, how long a version must have been on offer.
+    pub min_release_age: TimeDelta,
+    /// Whether a node that runs a newer version is taken down to it.
+    pub allow_downgrade: bool,
     /// Which nodes.
     pub selector: Selector,
     /// Whether nothing is to be granted.
@@ -122,6 +124,8 @@ impl ValidPlan {
     pub fn parse(spec: &UpdatePlanSpec) -> Result<Self, Invalid> {
         let UpdatePlanSpec {
             target_version,
+            min_release_age,
+            allow_downgrade,
             node_selector,
             // An invalid plan keeps its nodes, so its priority is read from the spec.
             priority: _,
@@ -150,12 +154,9 @@ impl ValidPlan {
             });
         }
         Ok(Self {
-            target: target_version.clone(),
-            target_version: Version::parse(target_version).map_err(|error| Invalid {
-                field: "targetVersion".to_owned(),
-                value: target_version.clone(),
-                remedy: format!("give a full version without a leading v, such as 1.21.0 ({error})"),
-            })?,
+            target: target(target_version)?,
+            min_release_age: min_release_age.map_or_else(TimeDelta::zero, |age| age.delta()),
+            allow_downgrade: *allow_downgrade,
             selector: selector("nodeSelector", node_selector)?,
             paused: *paused,
             windows: Windows::parse(maintenance_windows, exclusions)?,
@@ -186,6 +187,17 @@ impl ValidPlan {
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         self.selector.matches(labels)
     }
+}
+
+fn target(written: &str) -> Result<String, Invalid> {
+    if written != LATEST {
+        Version::parse(written).map_err(|error| Invalid {
+            field: "targetVersion".to_owned(),
+            value: written.to_owned(),
+            remedy: format!("give a full version without a leading v, such as 1.21.0, or latest ({error})"),
+        })?;
+    }
+    Ok(written.to_owned())
 }
 
 /// The wave of a plan that names none.

@@ -14,13 +14,15 @@ pub(crate) struct Member<'a> {
     /// The wave that its grant or its shadow records for this run.
     pub recorded: Option<Cow<'a, str>>,
     pub place: Place,
+    /// The version that it is to run, where that is known.
+    pub target: Option<Cow<'a, str>>,
     /// Whether an agent reports for it.
     pub live: bool,
     /// Whether its grant is released in this very round.
     pub released: bool,
     /// When the run was retried, where the node had failed before, which does not count any more.
     pub retried_at: Option<DateTime<Utc>>,
-    /// Whether it needs the update, and is skipped because it could not be updated for too long.
+    /// Whether it needs the update, and is skipped because it cannot have it, or could not be updated for too long.
     pub passed_over: bool,
 }
 
@@ -125,7 +127,7 @@ pub(crate) fn assign(
         })
         .collect();
     let mut taken = vec![0_usize; plan.waves.len()];
-    // A node that is left alone after all gives its place back.
+    // A node that is left alone after all gives its place back: another is to prove what it could not.
     for (member, wave) in members.iter().zip(&wave_of) {
         if let Some(wave) = wave.filter(|_| member.place != Place::Skipped) {
             taken[wave] += 1;

@@ -45,6 +45,8 @@ pub struct Options {
     pub controller_flags: Vec<String>,
     /// Further flags of the apiserver; they win over the testbed's.
     pub apiserver_flags: Vec<String>,
+    /// Further flags of the agents; they win over the testbed's.
+    pub agent_flags: Vec<String>,
     /// Keep to the delays of a real install instead of the short ones of tests.
     pub production_delays: bool,
 }
@@ -358,15 +360,15 @@ pub async fn get(address: &str, path: &str) -> Result<(u16, String)> {
 }
 
 fn launcher(options: &Options, binaries: &Path, server_url: String, ca_file: PathBuf) -> AgentLauncher {
-    let quick = !options.production_delays;
+    let flags = agent_flags(options);
     match options.agents {
         Agents::Processes => real_process(binaries.join("agent"), move |spec| {
-            let args = agent_args(spec, &server_url, &ca_file, quick);
+            let args = agent_args(spec, &server_url, &ca_file, &flags);
             (args.into_iter().map(Into::into).collect(), Vec::new())
         }),
         Agents::Tasks => in_process(move |spec| {
             let mut args = vec!["agent".to_owned()];
-            args.extend(agent_args(&spec, &server_url, &ca_file, quick));
+            args.extend(agent_args(&spec, &server_url, &ca_file, &flags));
             async move {
                 // The same flags as for a process: there is no shortcut in here.
                 let config = <agent::Config as clap::Parser>::try_parse_from(args)?;
@@ -376,7 +378,16 @@ fn launcher(options: &Options, binaries: &Path, server_url: String, ca_file: Pat
     }
 }
 
-fn agent_args(spec: &AgentSpec, server_url: &str, ca_file: &Path, quick: bool) -> Vec<String> {
+/// The delays of tests, where they are wanted, and what the options say besides.
+fn agent_flags(options: &Options) -> Vec<String> {
+    let quick = QUICK_AGENT.iter().filter(|_| !options.production_delays);
+    let quick = quick.map(|(flag, value)| (format!("--{flag}="), value));
+    let quick = quick.filter(|(flag, _)| !options.agent_flags.iter().any(|given| given.starts_with(flag)));
+    let quick = quick.map(|(flag, value)| format!("{flag}{value}"));
+    quick.chain(options.agent_flags.iter().cloned()).collect()
+}
+
+fn agent_args(spec: &AgentSpec, server_url: &str, ca_file: &Path, flags: &[String]) -> Vec<String> {
     let mut args = vec![
         format!("--node-name={}", spec.node_name),
         format!("--api-socket={}", spec.api_socket.display()),
@@ -385,12 +396,6 @@ fn agent_args(spec: &AgentSpec, server_url: &str, ca_file: &Path, quick: bool) -
         format!("--server-ca-file={}", ca_file.display()),
         format!("--token-file={}", spec.token_file.display()),
     ];
-    if quick {
-        args.extend(
-            QUICK_AGENT
-                .iter()
-                .map(|(flag, value)| format!("--{flag}={value}")),
-        );
-    }
+    args.extend(flags.iter().cloned());
     args
 }

@@ -48,6 +48,17 @@ pub enum SimEventKind {
         /// How; none where the API server crashed under it.
         outcome: Option<CommandStatus>,
     },
+    /// A refresh has found these versions on offer.
+    Refreshed {
+        /// The versions, the newest first.
+        offered: Vec<String>,
+        /// Whether it ignored the repository's own waves.
+        ignored_waves: bool,
+        /// The machine's variant.
+        variant: String,
+        /// Its architecture.
+        arch: String,
+    },
     /// The inactive partition set holds this image now.
     Written {
         /// Version written.

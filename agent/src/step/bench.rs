@@ -6,6 +6,7 @@ use std::{collections::VecDeque, io, time::Duration};
 
 use api::{
     ledger::PermitRefusal,
+    offer::Offer,
     shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, NodeState},
     wire::{Instruction, PermitResponse},
 };
@@ -55,8 +56,13 @@ pub struct Bench {
     pub reboots: VecDeque<Result<(), CallError>>,
     /// The settings that the updater goes by, so many refreshes behind those that are set.
     pub applied_after: u32,
+    /// Seconds from one command's result to the next.
+    pub refreshes_take: u32,
+    /// The updater chooses without regard to the lock.
+    pub disobeys: bool,
     busy: Option<(u32, Box<Status>)>,
     commands: u32,
+    clock: u32,
 }
 
 impl Bench {
@@ -88,8 +94,11 @@ impl Bench {
             permits: VecDeque::new(),
             reboots: VecDeque::new(),
             applied_after: 0,
+            refreshes_take: 0,
+            disobeys: false,
             busy: None,
             commands: 0,
+            clock: 0,
             facts,
         };
         let status = report::current(None, &bench.facts);
@@ -267,6 +276,22 @@ impl Bench {
         self.faults.push_back((command, fault));
     }
 
+    /// It has seen its repository before.
+    pub fn has_refreshed(&mut self) -> &mut Self {
+        let offer = Offer {
+            version: OLD.to_owned(),
+            since: DateTime::UNIX_EPOCH,
+        };
+        for status in [&mut self.memory.known, &mut self.memory.stored] {
+            status.as_mut().unwrap().offered = vec![offer.clone()];
+        }
+        self
+    }
+
+    pub fn fail_refreshes(&mut self) {
+        (0..100).for_each(|_| self.fault(Command::Refresh, Fault::Fails("no route")));
+    }
+
     pub fn flag_ready(&mut self) {
         self.flag(true, UpdateState::Ready);
     }
@@ -365,7 +390,7 @@ impl Bench {
         let version = self
             .offered
             .iter()
-            .find(|version| lock == "latest" || lock == **version);
+            .find(|version| self.disobeys || lock == "latest" || lock == **version);
         let version = version.filter(|_| !late).map(|version| (*version).to_owned());
         let Os {
             variant_id: variant,
@@ -397,7 +422,8 @@ impl Bench {
 
     fn finished(&mut self, command: Command, cmd_status: CommandStatus, words: &str) {
         self.commands += 1;
-        let timestamp = format!("2026-11-22T05:40:00.{:03}Z", self.commands);
+        self.clock += self.refreshes_take;
+        let timestamp = format!("2026-11-22T05:40:{:02}.{:03}Z", self.clock, self.commands);
         let exit_status = Some(i32::from(cmd_status != CommandStatus::Success));
         self.status().most_recent_command = Some(CommandResult {
             cmd_type: command.cmd_type().to_owned(),

@@ -3,6 +3,7 @@
 mod reboot;
 mod stage;
 mod undo;
+mod versions;
 
 /// What is done to stage an update on a node that knows nothing yet.
 const STAGE: [&str; 6] = [

@@ -1,9 +1,6 @@
 //! The way out of a grant that ends without an update.
 
-use api::{
-    ledger::PERMIT_VALIDITY,
-    shadow::{FailureReason, NodeState},
-};
+use api::{ledger::PERMIT_VALIDITY, shadow::NodeState};
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Change, Granted, Step, acknowledged};
@@ -13,10 +10,7 @@ impl Granted<'_> {
     pub(super) fn leave(&self) -> Step {
         let (failed, since, message) = self.grant.ending.as_ref().map_or_else(
             || (false, self.grant.phase_since, "withdrawn".to_owned()),
-            |ending| {
-                let failed = ending.failure.is_some_and(FailureReason::counts);
-                (failed, ending.at, ending.message.clone())
-            },
+            |ending| (ending.is_failure(), ending.at, ending.message.clone()),
         );
         let undo = if failed {
             NodeState::ErrorReset

@@ -49,6 +49,8 @@ fn span<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TimeDelta, D::Erro
 pub enum Fault {
     /// The image cannot be prepared.
     PrepareFails,
+    /// Its image cannot be updated in place.
+    Unsupported,
     /// It boots, and the firmware falls back to the version it ran before.
     BootsOldVersion,
     /// It goes down and stays down.
@@ -65,6 +67,7 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::PrepareFails => "prepare fails",
+            Self::Unsupported => "cannot be updated in place",
             Self::BootsOldVersion => "boots the old version",
             Self::NeverReturns => "never returns from a reboot",
             Self::UnhealthyAfterBoot => "is unhealthy after its boot",

@@ -9,6 +9,11 @@ use super::faults::{Rates, Timing};
 /// Label of a node's zone.
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 
+/// The variant of a machine where nothing else is said.
+pub(super) const VARIANT: &str = "aws-k8s-1.33";
+/// The architecture of a machine where nothing else is said.
+pub(super) const ARCH: &str = "x86_64";
+
 /// Machines that are alike: `<prefix>1`, `<prefix>2`, ...
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -20,6 +25,15 @@ pub struct Group {
     pub count: u32,
     /// The version they run at first.
     pub version: String,
+    /// Their variant. Default `aws-k8s-1.33`.
+    #[serde(default = "variant")]
+    pub variant: String,
+    /// Their architecture. Default `x86_64`.
+    #[serde(default = "arch")]
+    pub arch: String,
+    /// The versions that are on offer to them. Default: whatever they are asked for, and none of it is listed.
+    #[serde(default)]
+    pub offered: Option<Vec<String>>,
     /// Their zone.
     #[serde(default)]
     pub zone: Option<String>,
@@ -44,6 +58,12 @@ pub struct Machine {
     pub name: String,
     /// The version it runs at first.
     pub version: String,
+    /// Its variant.
+    pub variant: String,
+    /// Its architecture.
+    pub arch: String,
+    /// The versions that are on offer to it, where they are listed.
+    pub offered: Option<Vec<String>>,
     /// Its labels, besides the one of nodes that take part.
     pub labels: BTreeMap<String, String>,
     /// Whether it carries that.
@@ -62,12 +82,23 @@ impl Group {
         (1..=self.count).map(move |number| Machine {
             name: format!("{}{number}", self.prefix),
             version: self.version.clone(),
+            variant: self.variant.clone(),
+            arch: self.arch.clone(),
+            offered: self.offered.clone(),
             labels: labels.clone(),
             takes_part: self.takes_part,
             timing: self.timing,
             rates: self.rates.clone(),
         })
     }
+}
+
+fn variant() -> String {
+    VARIANT.to_owned()
+}
+
+fn arch() -> String {
+    ARCH.to_owned()
 }
 
 const fn one() -> u32 {

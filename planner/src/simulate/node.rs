@@ -1,14 +1,21 @@
 //! What a node and its agent do: they follow the shadow's spec, each step after a latency, and fail where told.
 
+use std::cmp::Reverse;
+
 use api::{
     ledger::{PermitRefusal, UpdateLedgerSpec},
+    offer::Offer,
     shadow::{
         AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, acknowledges,
     },
 };
 use chrono::{DateTime, TimeDelta, Utc};
+use semver::Version;
 
-use super::faults::{Dice, Fault, Rates, Timing};
+use super::{
+    faults::{Dice, Fault, Rates, Timing},
+    fleet::{ARCH, VARIANT},
+};
 use crate::world::{AgentFacts, Blocked, DrainFacts, NodeFacts, ShadowFacts};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +43,12 @@ pub struct VirtualNode {
     pub faults: Vec<(Fault, u32)>,
     /// The version it runs.
     pub runs: String,
+    /// Its variant.
+    pub variant: String,
+    /// Its architecture.
+    pub arch: String,
+    /// The versions that are on offer to it. None: whatever it is asked for.
+    pub repository: Option<Vec<String>>,
     /// What its agent reports that it runs, whatever does.
     pub claims: Option<String>,
     /// The version on the inactive partition.
@@ -81,6 +94,9 @@ impl VirtualNode {
             rates: Rates::new(),
             faults: Vec::new(),
             runs: version.to_owned(),
+            variant: VARIANT.to_owned(),
+            arch: ARCH.to_owned(),
+            repository: None,
             claims: None,
             staged: None,
             activated: false,
@@ -111,7 +127,7 @@ impl VirtualNode {
             disruption: None,
             opt_out: None,
             boot_id: boot_id.clone(),
-            os_image: os_image(version),
+            os_image: os_image(version, VARIANT),
             shadow: Some(ShadowFacts {
                 spec: BottlerocketShadowSpec::default(),
                 status: Some(BottlerocketShadowStatus {
@@ -125,6 +141,9 @@ impl VirtualNode {
                     boot_id: Some(boot_id),
                     staged_version: None,
                     saved_settings: None,
+                    variant: Some(VARIANT.to_owned()),
+                    arch: Some(ARCH.to_owned()),
+                    offered: Vec::new(),
                     error: None,
                 }),
             }),
@@ -283,7 +302,20 @@ impl VirtualNode {
         match job {
             Job::Stage => {
                 self.settings_changed = true;
-                if self.strikes(Fault::PrepareFails) {
+                let wanted = facts
+                    .shadow
+                    .as_ref()
+                    .and_then(|shadow| shadow.spec.version.clone());
+                let offered = self.repository.as_ref().zip(wanted.as_ref());
+                if self.has(Fault::Unsupported) {
+                    let words = "this image cannot be updated in place: refresh-updates answers 404";
+                    self.report(facts, Err((FailureReason::Unsupported, words)));
+                } else if let Some((_, wanted)) =
+                    offered.filter(|(offered, wanted)| !offered.contains(wanted))
+                {
+                    let words = format!("version {wanted} is not offered to this node");
+                    self.report(facts, Err((FailureReason::VersionNotOffered, &words)));
+                } else if self.strikes(Fault::PrepareFails) {
                     self.report(
                         facts,
                         Err((
@@ -292,10 +324,7 @@ impl VirtualNode {
                         )),
                     );
                 } else {
-                    self.staged = facts
-                        .shadow
-                        .as_ref()
-                        .and_then(|shadow| shadow.spec.version.clone());
+                    self.staged = wanted;
                     self.activated = true;
                     self.report(facts, Ok(true));
                 }
@@ -398,7 +427,7 @@ impl VirtualNode {
                 self.runs = version;
             }
         }
-        facts.os_image = os_image(&self.runs);
+        facts.os_image = os_image(&self.runs, &self.variant);
         let ready = now + self.timing.ready;
         if ready > now {
             self.ready_at = Some(ready);
@@ -454,9 +483,60 @@ impl VirtualNode {
     }
 }
 
+impl VirtualNode {
+    /// It is a machine of this kind, and its agent has asked what is on offer.
+    pub(super) fn become_image(
+        &mut self,
+        now: DateTime<Utc>,
+        facts: &mut NodeFacts,
+        variant: &str,
+        arch: &str,
+        offered: Option<Vec<String>>,
+    ) {
+        (self.variant, self.arch) = (variant.to_owned(), arch.to_owned());
+        self.repository = offered;
+        facts.os_image = os_image(&self.runs, variant);
+        if let Some(status) = facts.shadow.as_mut().and_then(|shadow| shadow.status.as_mut()) {
+            (status.variant, status.arch) = (Some(variant.to_owned()), Some(arch.to_owned()));
+        }
+        self.refresh(now, facts);
+    }
+
+    /// Its repository offers this version, and its agent finds out.
+    pub(super) fn offer(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts, version: &str) {
+        self.repository.get_or_insert_default().push(version.to_owned());
+        self.refresh(now, facts);
+    }
+
+    /// Its repository offers this version no more, and its agent finds out.
+    pub(super) fn recall(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts, version: &str) {
+        self.repository
+            .get_or_insert_default()
+            .retain(|offered| offered != version);
+        self.refresh(now, facts);
+    }
+
+    fn refresh(&self, now: DateTime<Utc>, facts: &mut NodeFacts) {
+        let Some(status) = facts.shadow.as_mut().and_then(|shadow| shadow.status.as_mut()) else {
+            return;
+        };
+        let mut versions: Vec<&String> = self.repository.iter().flatten().collect();
+        versions.sort_by_key(|version| Reverse(Version::parse(version).ok()));
+        versions.dedup();
+        let offers = versions.into_iter().map(|version| {
+            let known = status.offered.iter().find(|offer| offer.version == *version);
+            Offer {
+                version: version.clone(),
+                since: known.map_or(now, |offer| offer.since),
+            }
+        });
+        status.offered = offers.collect();
+    }
+}
+
 /// What a kubelet calls the image of this version.
-fn os_image(version: &str) -> String {
-    format!("Bottlerocket OS {version} (aws-k8s-1.33)")
+fn os_image(version: &str, variant: &str) -> String {
+    format!("Bottlerocket OS {version} ({variant})")
 }
 
 fn is_done(shadow: &ShadowFacts) -> bool {

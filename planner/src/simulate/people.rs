@@ -93,6 +93,10 @@ pub enum ToNode {
     Annotate(String, Option<String>),
     /// Somebody takes it out of all updates, with a reason, or back in.
     OptOut(Option<String>),
+    /// Its repository offers this version.
+    Offer(String),
+    /// Its repository offers this version no more.
+    Recall(String),
     /// It loses power and boots again, into whatever is activated.
     Crash,
     /// Its kubelet stops reporting; the node itself goes on.
@@ -164,10 +168,18 @@ impl Cluster {
         let hidden = self.add_node(&machine.name, &machine.version, &labels);
         hidden.timing = machine.timing;
         hidden.rates.clone_from(&machine.rates);
-        if !machine.takes_part
-            && let Some(facts) = self.node_mut(&machine.name)
-        {
-            facts.labels.remove(names::NODE_LABEL);
+        let now = self.now;
+        if let Some((facts, hidden)) = self.both(&machine.name) {
+            hidden.become_image(
+                now,
+                facts,
+                &machine.variant,
+                &machine.arch,
+                machine.offered.clone(),
+            );
+            if !machine.takes_part {
+                facts.labels.remove(names::NODE_LABEL);
+            }
         }
     }
 
@@ -177,6 +189,7 @@ impl Cluster {
         match what {
             ToNode::Delete => return self.remove_node(node).map(drop).ok_or_else(not_there),
             ToNode::Replace { version } => {
+                let now = self.now;
                 let (mut gone, hidden) = self.remove_node(node).ok_or_else(not_there)?;
                 gone.labels.remove(names::NODE_LABEL);
                 let labels: Vec<(&str, &str)> = gone
@@ -186,6 +199,10 @@ impl Cluster {
                     .collect();
                 let new = self.add_node(node, version, &labels);
                 (new.timing, new.rates) = (hidden.timing, hidden.rates);
+                let (variant, arch, offered) = (hidden.variant, hidden.arch, hidden.repository);
+                if let Some((facts, new)) = self.both(node) {
+                    new.become_image(now, facts, &variant, &arch, offered);
+                }
                 return Ok(());
             }
             _ => {}
@@ -197,6 +214,8 @@ impl Cluster {
             ToNode::Label(key, value) => set(&mut facts.labels, key, value.as_deref()),
             ToNode::Annotate(key, value) => set(&mut facts.annotations, key, value.as_deref()),
             ToNode::OptOut(why) => facts.opt_out.clone_from(why),
+            ToNode::Offer(version) => hidden.offer(now, facts, version),
+            ToNode::Recall(version) => hidden.recall(now, facts, version),
             ToNode::Crash => hidden.go_down(now, facts),
             ToNode::NotReady => set_ready(facts, false, now),
             ToNode::Ready => set_ready(facts, true, now),
@@ -294,6 +313,8 @@ impl fmt::Display for ToNode {
             Self::Annotate(key, None) => write!(f, "annotation {key} is taken away"),
             Self::OptOut(Some(why)) => write!(f, "opted out: {why}"),
             Self::OptOut(None) => f.write_str("no longer opted out"),
+            Self::Offer(version) => write!(f, "{version} is on offer"),
+            Self::Recall(version) => write!(f, "{version} is on offer no more"),
             Self::Crash => f.write_str("crashes"),
             Self::NotReady => f.write_str("not Ready"),
             Self::Ready => f.write_str("Ready"),

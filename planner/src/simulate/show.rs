@@ -230,6 +230,9 @@ fn attempt_text(attempt: &Attempt, steps: &[(DateTime<Utc>, &Step)], zone: Tz) -
             Step::Reboots => "reboots".to_owned(),
             Step::Back => "back".to_owned(),
             Step::Uncordoned => "uncordoned".to_owned(),
+            Step::Failed { reason, message } if reason.leaves_alone() => {
+                format!("LEFT ALONE {reason} ({message})")
+            }
             Step::Failed { reason, message } => format!("FAILED {reason} ({message})"),
             Step::Withdrawn { message } => format!("WITHDRAWN ({message})"),
             Step::Updated => "updated".to_owned(),

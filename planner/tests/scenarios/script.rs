@@ -271,6 +271,8 @@ impl Reader {
             },
             ("opt-out", [_, ..]) => ToNode::OptOut(Some(arguments.join(" "))),
             ("opt-in", []) => ToNode::OptOut(None),
+            ("offer", [version]) => ToNode::Offer((*version).to_owned()),
+            ("recall", [version]) => ToNode::Recall((*version).to_owned()),
             ("crash", []) => ToNode::Crash,
             ("unready", []) => ToNode::NotReady,
             ("ready", []) => ToNode::Ready,

@@ -18,6 +18,7 @@ use semver::Version;
 use super::asked::Approvals;
 use super::limits;
 use super::rules::{moves_on, node_of, owned, owner, plan_of, released, runs_target};
+use super::targets::{self, target_of};
 
 /// What the checks remember from write to write.
 #[derive(Clone, Debug, Default)]
@@ -78,6 +79,7 @@ impl Checker {
             return;
         };
         self.count_failures(world, new);
+        targets::check(now, world, old, new);
         self.order(now, world, old, new);
         self.learn(now, world, old, new);
         let made: Vec<_> = new
@@ -131,8 +133,12 @@ impl Checker {
             "S12: {who}"
         );
         assert_eq!(
-            (&grant.run, &grant.to, &entry.target),
-            (&entry.run, &plan.spec.target_version, &grant.to)
+            (&grant.run, Some(grant.to.as_str()), &entry.target),
+            (
+                &entry.run,
+                target_of(node, plan, &entry.targets),
+                &plan.spec.target_version
+            )
         );
         assert!(
             (grant.phase, &grant.permit, &grant.ending) == (GrantPhase::Granted, &None, &None),
@@ -162,7 +168,8 @@ impl Checker {
         let version = |text: &str| Version::parse(text).expect("a version");
         assert_eq!(grant.from, status.current_version);
         assert!(
-            version(&grant.to) > version(&grant.from),
+            version(&grant.to) > version(&grant.from)
+                || plan.spec.allow_downgrade && version(&grant.to) < version(&grant.from),
             "S8: {who} from {} to {}",
             grant.from,
             grant.to
@@ -334,7 +341,8 @@ impl Checker {
                 let members: Vec<_> = owned(world, new, plan).into_iter().filter(of_wave).collect();
                 // One that has opted out after all does not need the update.
                 let mut needy = members.iter().filter(|node| node.opt_out.is_none()).peekable();
-                let proven = needy.peek().is_none() || members.iter().any(|node| runs_target(node, plan));
+                let proven =
+                    needy.peek().is_none() || members.iter().any(|node| runs_target(node, plan, entry));
                 assert!(proven, "S10: wave {} has proven nothing", wave.name);
                 let last = self.proven.get(&(entry.run.clone(), wave.name.clone()));
                 let soaked = last.is_none_or(|last| *last + wave.soak.delta() <= now);
@@ -385,8 +393,9 @@ impl Checker {
                 continue;
             }
             let down = failure.reason == FailureReason::RebootTimeout && !node.ready;
-            let up_to_date =
-                node.ready && runs_target(node, plan) && failure.reason == FailureReason::RebootTimeout;
+            let up_to_date = node.ready
+                && runs_target(node, plan, entry)
+                && failure.reason == FailureReason::RebootTimeout;
             let spent = failure.count > plan.spec.failure_policy.retries && !up_to_date;
             if spent || down || failure.reason == FailureReason::Unhealthy {
                 self.failed

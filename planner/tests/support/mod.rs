@@ -12,6 +12,7 @@ mod limits;
 mod people;
 mod rules;
 pub mod sim;
+mod targets;
 pub mod watch;
 
 use chrono::{DateTime, TimeDelta, Utc};

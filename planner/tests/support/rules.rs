@@ -4,7 +4,7 @@
 use std::cmp::Reverse;
 
 use api::{
-    ledger::{Grant, GrantPhase, UpdateLedgerSpec},
+    ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec},
     names,
     plan::{MaintenanceWindow, UpdatePlanSpec},
 };
@@ -15,6 +15,8 @@ use planner::{
     windows::{WindowState, Windows},
     world::{NodeFacts, PlanFacts, World},
 };
+
+use super::targets::target_of;
 
 pub fn moves_on(before: &Grant, after: &Grant) {
     use GrantPhase::{Drained, Granted, Monitoring, Rebooting, Withdrawing};
@@ -101,9 +103,10 @@ pub fn open_until(
     }
 }
 
-pub fn runs_target(node: &NodeFacts, plan: &PlanFacts) -> bool {
+pub fn runs_target(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
     let status = node.shadow.as_ref().and_then(|shadow| shadow.status.as_ref());
-    status.is_some_and(|status| status.current_version == plan.spec.target_version)
+    status
+        .is_some_and(|status| Some(status.current_version.as_str()) == target_of(node, plan, &entry.targets))
 }
 
 pub fn node_of<'a>(world: &'a World, uid: &str) -> Option<&'a NodeFacts> {

@@ -78,6 +78,7 @@ struct Running {
     newest: Option<Version>,
     /// A prepare: what the updater chose for itself from its config file when it started.
     target: Option<Image>,
+    ignored_waves: bool,
 }
 
 /// The machine.
@@ -227,6 +228,7 @@ impl Machine {
             offered,
             newest,
             target,
+            ignored_waves: self.settings.applied().ignore_waves,
         });
         if command == Command::Prepare && !self.nothing_to_write() {
             // The updater clears the slot before it writes it, so that half an image never boots.

@@ -1,13 +1,13 @@
 //! S11: once as many nodes have failed as the plan allows, the ledger says that the run is halted, and nothing more is
 //! granted in it.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use api::shadow::FailureReason;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::changes::LedgerChange;
+use super::offers::Wanted;
 use super::runs::RunKey;
 use super::{Check, LAG, Moment, Promise, Report};
 use crate::history::Change;
@@ -42,12 +42,8 @@ impl Contain {
                 .filter(|failures| failures.are_final(policy.retries));
             // A node that was given up for not coming back, and is back on the target, is judged afresh.
             let failed = failed.filter(|failures| {
-                let version = now
-                    .case
-                    .machines
-                    .of(&failures.node)
-                    .compare_at(now.at, &entry.target);
-                failures.reason != FailureReason::RebootTimeout || version != Some(Ordering::Equal)
+                let back = Wanted::of(entry).is_reached(now.case.machines.of(&failures.node), now.at);
+                failures.reason != FailureReason::RebootTimeout || !back
             });
             let failed = failed.count();
             if failed == 0

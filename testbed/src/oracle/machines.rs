@@ -33,6 +33,28 @@ pub struct Boot<'a> {
     pub first: bool,
 }
 
+/// A refresh that has succeeded.
+#[derive(Clone, Copy, Debug)]
+pub struct Refresh<'a> {
+    /// When it had ended.
+    pub at: DateTime<Utc>,
+    /// The versions that it found.
+    pub offered: &'a [String],
+    /// Whether it ignored the repository's own waves.
+    pub ignored_waves: bool,
+    /// Variant and architecture of the machine.
+    pub kind: (&'a str, &'a str),
+}
+
+impl Refresh<'_> {
+    /// Whether it has found this version.
+    #[must_use]
+    pub fn found(&self, version: &str) -> bool {
+        let same = |offer: &String| compare(offer, version) == Some(std::cmp::Ordering::Equal);
+        self.offered.iter().any(same)
+    }
+}
+
 /// A call that asked the machine to reboot.
 #[derive(Clone, Copy, Debug)]
 pub struct RebootCall<'a> {
@@ -179,6 +201,31 @@ impl<'a> Machine<'a> {
             }
         }
         before || during
+    }
+
+    /// Its refreshes that have succeeded.
+    pub fn refreshes(&self) -> impl DoubleEndedIterator<Item = Refresh<'a>> + '_ {
+        self.events.iter().filter_map(|event| match &event.kind {
+            SimEventKind::Refreshed {
+                offered,
+                ignored_waves,
+                variant,
+                arch,
+            } => Some(Refresh {
+                at: event.at,
+                offered: offered.as_slice(),
+                ignored_waves: *ignored_waves,
+                kind: (variant.as_str(), arch.as_str()),
+            }),
+            _ => None,
+        })
+    }
+
+    /// Its last refresh until this time; where `all` is wanted, one that ignored the repository's waves.
+    #[must_use]
+    pub fn refreshed_at(&self, at: DateTime<Utc>, all: bool) -> Option<Refresh<'a>> {
+        let mut refreshes = self.refreshes().rev().filter(|refresh| refresh.at <= at);
+        refreshes.find(|refresh| refresh.ignored_waves || !all)
     }
 
     /// Its settings at this time, where they have ever changed by then.

@@ -9,7 +9,7 @@
 //!   plan; open times, read independently
 //! - `skips`: which nodes may be skipped because they could not be updated
 //! - `budget` S1 · `grants` S2 S3 · `undone` S2 · `timing` S4 · `reboot` S5 · `eviction` S6 · `proof` S7 S8 · `restore` S9 ·
-//!   `order` S10 · `contain` S11 · `intent` S12 · `outcome` L1
+//!   `order` S10 · `contain` S11 · `intent` S12 · `outcome` `offers` L1
 //!
 //! Two kinds of leniency, both named: [`LAG`], by which the recorder may see a change later than it happened, and
 //! [`STALE`], how old the operator's own view may be.
@@ -25,6 +25,7 @@ mod grants;
 mod intent;
 pub mod machines;
 pub mod nodes;
+mod offers;
 mod order;
 mod outcome;
 mod proof;
@@ -125,11 +126,12 @@ pub fn check(history: &History, truth: &[SimEvent], expectations: &Expectations)
         Box::new(timing::Timing::default()),
         Box::new(reboot::Reboot::default()),
         Box::new(eviction::Eviction::default()),
-        Box::new(proof::Proof),
+        Box::new(proof::Proof::default()),
         Box::new(restore::Restore::new(history.initial())),
         Box::new(order::Order::default()),
         Box::new(contain::Contain::default()),
         Box::new(intent::Intent),
+        Box::new(offers::Offers),
         Box::new(outcome::Outcome),
     ];
     let mut report = Report::default();

@@ -1,6 +1,5 @@
 //! S10: a wave starts only when those before are done, have updated something, and have soaked.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use api::UpdatePlan;
@@ -8,6 +7,7 @@ use api::ledger::{PlanEntry, UpdateLedgerSpec};
 use api::plan::{Approval, Wave};
 
 use super::changes::LedgerChange;
+use super::offers::{Wanted, is_left_alone};
 use super::runs::{Run, RunKey};
 use super::skips::may_be_skipped;
 use super::{Check, LAG, Moment, Promise, Report, selectors};
@@ -90,10 +90,11 @@ fn unfinished(
 ) -> Option<String> {
     let name = &wave.name;
     let members = run.members.get(name).cloned().unwrap_or_default();
-    let behind =
-        |node: &str| now.case.machines.of(node).compare_at(now.at, &entry.target) == Some(Ordering::Less);
-    let given_up =
-        |node: &str, uid: &str| run.given_up(uid, plan.spec.failure_policy.retries, now.lies(node));
+    let behind = |node: &str| Wanted::of(entry).is_missing(plan, now.case.machines.of(node), now.at);
+    let given_up = |node: &str, uid: &str| {
+        run.given_up(uid, plan.spec.failure_policy.retries, now.lies(node))
+            || is_left_alone(now, run, uid, node, Wanted::of(entry))
+    };
     let live = |(uid, node): &(&String, &String)| now.state.is_live(node, uid);
 
     for (uid, node) in members.iter().filter(live) {

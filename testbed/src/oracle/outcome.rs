@@ -1,11 +1,10 @@
 //! L1: where a run is to have ended, every matched node has come to an end, and nothing is left behind.
 
-use std::cmp::Ordering;
-
 use api::UpdatePlan;
 use api::shadow::NodeState;
 
 use super::nodes::{annotation, has_opted_out, is_ours};
+use super::offers::{Wanted, is_left_alone};
 use super::skips::may_be_skipped;
 use super::{Check, Moment, Promise, Report};
 use crate::history::key;
@@ -82,12 +81,14 @@ fn check_nodes(now: &Moment<'_>, plan: &UpdatePlan, report: &mut Report) {
             || entry.is_some_and(|entry| may_be_skipped(now, plan, &entry.run, &node));
         let given_up =
             run.is_some_and(|run| run.given_up(&uid, plan.spec.failure_policy.retries, now.lies(&node)));
-        let version = now
-            .case
-            .machines
-            .of(&node)
-            .compare_at(now.at, &plan.spec.target_version);
-        if live && !given_up && !out && matches!(version, None | Some(Ordering::Less)) {
+        let machine = now.case.machines.of(&node);
+        let wanted = Wanted {
+            target: &plan.spec.target_version,
+            targets: entry.map_or(&[][..], |entry| entry.targets.as_slice()),
+        };
+        let left_alone = run.is_some_and(|run| is_left_alone(now, run, &uid, &node, wanted));
+        let behind = machine.running_at(now.at).is_none() || wanted.is_missing(plan, machine, now.at);
+        if live && !given_up && !left_alone && !out && behind {
             report.add(
                 Promise::L1,
                 now.at,

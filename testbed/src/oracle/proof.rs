@@ -1,6 +1,7 @@
 //! S7: a node is updated only if its machine says so. S8: no machine goes where nobody wanted it.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 
 use api::UpdatePlan;
 use api::ledger::Grant;
@@ -10,6 +11,7 @@ use k8s_openapi::api::core::v1::Node;
 
 use super::changes::LedgerChange;
 use super::machines::compare;
+use super::offers::{Wanted, is_left_alone};
 use super::skips::may_be_skipped;
 use super::{Check, LAG, Moment, Promise, Report};
 use crate::history::{Change, key};
@@ -17,7 +19,17 @@ use crate::history::{Change, key};
 /// Kubernetes' own times, by which readiness is counted, are whole seconds.
 const GRAIN: TimeDelta = TimeDelta::seconds(1);
 
-pub(super) struct Proof;
+#[derive(Default)]
+pub(super) struct Proof {
+    /// Nodes that a plan has taken to an older version, with that version: it says that it may.
+    lowered: BTreeSet<(String, String)>,
+}
+
+impl Proof {
+    fn is_lowered(&self, node: &str, version: &str) -> bool {
+        self.lowered.contains(&(node.to_owned(), version.to_owned()))
+    }
+}
 
 impl Check for Proof {
     fn changed(&mut self, now: &Moment<'_>, change: &Change, report: &mut Report) {
@@ -46,11 +58,26 @@ impl Check for Proof {
 
     fn ledger(&mut self, now: &Moment<'_>, change: &LedgerChange, report: &mut Report) {
         for (_, grant) in &change.made {
-            let asked = now
-                .case
-                .plan_of(grant)
-                .map(|plan| plan.spec.target_version.as_str());
-            if compare(&grant.to, &grant.from) == Some(Ordering::Less) {
+            let plan = now.case.plan_of(grant);
+            let machine = now.case.machines.of(&grant.node);
+            let entry = change
+                .after
+                .as_ref()
+                .and_then(|after| after.plans.get(&grant.plan));
+            let asked = plan.zip(entry).and_then(|(plan, entry)| {
+                let target = &plan.spec.target_version;
+                Wanted {
+                    target,
+                    ..Wanted::of(entry)
+                }
+                .on(machine, now.at)
+            });
+            let down = compare(&grant.to, &grant.from) == Some(Ordering::Less);
+            let may = plan.is_some_and(|plan| plan.spec.allow_downgrade);
+            if down && may {
+                self.lowered.insert((grant.node.clone(), grant.to.clone()));
+            }
+            if down && !may {
                 let message = format!(
                     "node {} was granted to go from {} down to {}",
                     grant.node, grant.from, grant.to
@@ -87,14 +114,15 @@ impl Check for Proof {
             let mut version = None;
             for boot in machine.boots() {
                 let before = if boot.first { None } else { version };
-                if before.and_then(|before| compare(boot.version, before)) == Some(Ordering::Less) {
+                let down = before.and_then(|before| compare(boot.version, before)) == Some(Ordering::Less);
+                if down && !self.is_lowered(node, boot.version) {
                     let message = format!("node {node} went down to version {}", boot.version);
                     report.add(Promise::S8, boot.at, message);
                 }
                 version = Some(boot.version);
             }
             for (at, flagged, running) in machine.activations() {
-                if compare(flagged, running) == Some(Ordering::Less) {
+                if compare(flagged, running) == Some(Ordering::Less) && !self.is_lowered(node, flagged) {
                     let message = format!("node {node} was made to boot {flagged}, older than {running}");
                     report.add(Promise::S8, at, message);
                 }
@@ -146,10 +174,10 @@ fn check_claims(now: &Moment<'_>, before: Option<&UpdatePlan>, plan: &UpdatePlan
         return;
     }
     let matched = now.tracks.matched(now.case, plan, now.state);
-    let target = |node: &String| now.case.machines.of(node).compare_at(now.at, &run.target);
+    let wanted = wanted(run);
     let updated = matched
         .values()
-        .filter(|node| target(node) == Some(Ordering::Equal))
+        .filter(|node| wanted.is_reached(now.case.machines.of(node), now.at))
         .count();
     if status.nodes.updated as usize > updated {
         let message = format!(
@@ -172,15 +200,23 @@ fn check_complete(now: &Moment<'_>, plan: &UpdatePlan, run: &Run, report: &mut R
     let reached = now.tracks.run(uid, &run.id);
     for (uid, node) in now.tracks.matched(now.case, plan, now.state) {
         let live = now.state.is_live(&node, &uid) && now.tracks.known_labels(&node, now.at);
-        let behind = now.case.machines.of(&node).compare_at(now.at, &run.target) == Some(Ordering::Less);
+        let behind = wanted(run).is_missing(plan, now.case.machines.of(&node), now.at);
+        let left_alone = is_left_alone(now, reached, &uid, &node, wanted(run));
         let out = now.tracks.may_have_opted_out(&node, now.at) || may_be_skipped(now, plan, &run.id, &node);
-        if live && behind && !out && !reached.given_up(&uid, retries, now.lies(&node)) {
+        if live && behind && !left_alone && !out && !reached.given_up(&uid, retries, now.lies(&node)) {
             let message = format!(
                 "plan {} says it is complete, but node {node} is behind",
                 key(plan)
             );
             report.add(Promise::S7, now.at, message);
         }
+    }
+}
+
+fn wanted(run: &Run) -> Wanted<'_> {
+    Wanted {
+        target: &run.target,
+        targets: &run.targets,
     }
 }
 

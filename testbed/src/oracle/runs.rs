@@ -25,6 +25,8 @@ pub struct Run {
     pub retried_at: Option<DateTime<Utc>>,
     /// How often it was.
     pub retries: usize,
+    /// The nodes that are left alone, by UID, because they cannot have the version.
+    pub left_alone: BTreeMap<String, FailureReason>,
 }
 
 /// The failed attempts of a node in a run.

@@ -1,6 +1,5 @@
 //! What has to be remembered from revision to revision.
 
-use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,7 +17,7 @@ use super::changes::LedgerChange;
 use super::nodes::{has_opted_out, is_available, is_ready, owner_uid};
 use super::runs::{Failures, Run, RunKey};
 use super::windows::Windows;
-use super::{LAG, STALE, selectors};
+use super::{LAG, STALE, offers, selectors};
 use crate::history::{Change, Pair, State, Step, key};
 
 /// A live node's condition.
@@ -116,6 +115,7 @@ impl Tracks {
                         .get(plan)
                         .and_then(|plan| plan.metadata.uid.clone())
                     && let Some(failure) = &spec.failure
+                    && !offers::is_no_failure(failure.reason)
                     && self.run(&plan, run).retried_at.is_none_or(|at| failure.at >= at)
                 {
                     let name = step
@@ -143,8 +143,12 @@ impl Tracks {
         let uid = plan.metadata.uid.clone().unwrap_or_default();
         let target = &plan.spec.target_version;
         let nodes = self.matched(case, plan, state);
-        let is_behind =
-            |node: &String| case.machines.of(node).compare_at(state.at, target) == Some(Ordering::Less);
+        let entry = state
+            .ledger(&case.expectations.namespace)
+            .and_then(|ledger| ledger.spec.plans.get(&uid));
+        let targets = entry.map_or(&[][..], |entry| entry.targets.as_slice());
+        let wanted = offers::Wanted { target, targets };
+        let is_behind = |node: &String| wanted.is_missing(plan, case.machines.of(node), state.at);
         if !nodes.values().any(is_behind) {
             self.behind.remove(&uid);
         } else if self.behind.get(&uid).is_none_or(|(known, _)| known != target) {
@@ -184,6 +188,7 @@ impl Tracks {
                 .entry((grant.plan.clone(), grant.run.clone()))
                 .or_default();
             *run.granted.entry(uid.clone()).or_default() += 1;
+            run.left_alone.remove(uid);
         }
         for (uid, grant) in &change.released {
             self.last_release_of.insert(uid.clone(), state.at);
@@ -205,7 +210,10 @@ impl Tracks {
                 .as_ref()
                 .filter(|ending| retried_at.is_none_or(|at| ending.at >= at));
             let failed = ending.and_then(|ending| ending.failure);
-            if let Some(reason) = failed.filter(|reason| *reason != FailureReason::PermitExpired) {
+            if let Some(reason) = failed.filter(|reason| offers::is_no_failure(*reason)) {
+                let run = self.runs.entry(run).or_default();
+                run.left_alone.insert(uid.clone(), reason);
+            } else if let Some(reason) = failed.filter(|reason| *reason != FailureReason::PermitExpired) {
                 self.failures(run, uid, &grant.node, reason).released += 1;
             }
         }

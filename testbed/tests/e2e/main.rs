@@ -8,6 +8,7 @@
 //! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
 //! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
 //!   fail
+//! - `versions`: nodes that cannot have the version
 //! - `identity`, `strangers`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
 //! - `leaders`: two controllers at once; `permits`: reboot permit against withdraw; `outage`: the Kubernetes API is gone
 //! - `kills`: programs killed at moments drawn from a seed; `streams`: a hundred agents whose server goes away
@@ -51,4 +52,5 @@ mod streams;
 mod support;
 mod tokens;
 mod validation;
+mod versions;
 mod window;

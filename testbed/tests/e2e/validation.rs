@@ -77,7 +77,7 @@ async fn the_kubernetes_api_refuses_what_a_schema_can_say() {
     assert_eq!(refusal(&client, &spec(&json!({}))).await, None);
     for text in [
         "v1.21.0",
-        "latest",
+        "Latest",
         "1.21",
         "1.21.0.1",
         "01.21.0",
@@ -87,12 +87,44 @@ async fn the_kubernetes_api_refuses_what_a_schema_can_say() {
         let value = format!("spec.targetVersion: Invalid value: \"{text}\"");
         assert_refused(&client, &[(json!({"targetVersion": text}), &[&value, VERSION])]).await;
     }
+    newest(&client).await;
     numbers_of_nodes(&client).await;
     durations(&client).await;
     windows(&client).await;
     waves(&client).await;
     types(&client).await;
     unknown_fields(&bare).await;
+}
+
+async fn newest(client: &Client) {
+    let latest = |age: &str| json!({"targetVersion": "latest", "minReleaseAge": age});
+    for age in ["0s", "72h", "8760h"] {
+        assert_eq!(refusal(client, &spec(&latest(age))).await, None, "{age}");
+    }
+    assert_eq!(
+        refusal(
+            client,
+            &spec(&json!({"targetVersion": "latest", "allowDowngrade": true}))
+        )
+        .await,
+        None
+    );
+    assert_refused(
+        client,
+        &[
+            (
+                json!({"minReleaseAge": "72h"}),
+                &["spec.minReleaseAge", "minReleaseAge is for targetVersion: latest"],
+            ),
+            (latest("8761h"), &["spec.minReleaseAge", "8760h"]),
+            (latest("3d"), &["spec.minReleaseAge", DURATION]),
+            (
+                json!({"allowDowngrade": "yes"}),
+                &["spec.allowDowngrade", "must be of type boolean"],
+            ),
+        ],
+    )
+    .await;
 }
 
 async fn numbers_of_nodes(client: &Client) {

@@ -41,7 +41,10 @@ fn an_update_goes_its_way_and_leaves_the_settings_as_found() {
         state: NodeState::Idle,
         ..bench.spec.clone()
     });
-    assert_eq!(bench.run(), ["set latest false", "report Idle", "refresh"]);
+    assert_eq!(
+        bench.run(),
+        ["set latest false", "report Idle", "refresh", "report Idle"]
+    );
     assert_eq!(bench.known().saved_settings, None);
     assert_eq!(bench.settings(), ("latest", false));
     assert_eq!(bench.run(), [""; 0]);
@@ -63,7 +66,10 @@ fn that_it_is_monitored_is_reported_only_where_that_lasts() {
         state: NodeState::Idle,
         ..bench.spec.clone()
     });
-    assert_eq!(bench.run(), ["set latest false", "report Idle", "refresh"]);
+    assert_eq!(
+        bench.run(),
+        ["set latest false", "report Idle", "refresh", "report Idle"]
+    );
 }
 
 #[test]
@@ -161,7 +167,7 @@ fn lost_replies_5xx_423_and_crashes_are_overcome() {
 #[test]
 fn what_cannot_be_staged_is_reported_with_the_nodes_own_words() {
     type Setup = fn(&mut Bench);
-    let cases: [(&str, Setup, &str); 12] = [
+    let cases: [(&str, Setup, &str); 14] = [
         (
             "prepare",
             |b| b.fault(Command::Prepare, Fault::Fails("disk\nis full")),
@@ -195,12 +201,12 @@ fn what_cannot_be_staged_is_reported_with_the_nodes_own_words() {
                     Fault::Answer(CallError::NotFound("no such call".into())),
                 )
             },
-            "Unsupported: this image cannot be updated in place: refresh-updates answers 404",
+            "this image cannot be updated in place: refresh-updates answers 404",
         ),
         (
             "no settings",
             |b| b.facts.settings = None,
-            "Unsupported: this image cannot be updated in place",
+            "this image cannot be updated in place",
         ),
         (
             "crashes",
@@ -238,8 +244,18 @@ fn what_cannot_be_staged_is_reported_with_the_nodes_own_words() {
             "version 1.21.0 is not offered to this node (variant aws-k8s-1.33, arch x86_64; on offer: 1.20.5)",
         ),
         (
+            "fails at once",
+            |b| (0..5).for_each(|_| b.fault(Command::Refresh, Fault::Fails("no such file"))),
+            "this image cannot be updated in place: refresh-updates has only ever failed, at once: no such file",
+        ),
+        (
+            "other choice",
+            |b| (b.offered, b.disobeys) = (vec!["1.20.5"], true),
+            "the node chooses 1.20.5, though its version-lock is 1.21.0",
+        ),
+        (
             "no repository",
-            |b| (0..100).for_each(|_| b.fault(Command::Refresh, Fault::Fails("no route"))),
+            |b| b.has_refreshed().fail_refreshes(),
             "refresh-updates fails for 3",
         ),
     ];
@@ -253,7 +269,12 @@ fn what_cannot_be_staged_is_reported_with_the_nodes_own_words() {
             .error
             .clone()
             .unwrap_or_else(|| panic!("{name}: no error"));
-        assert_eq!(error.reason, FailureReason::StageFailed, "{name}");
+        let reason = match name {
+            "missing" | "no settings" | "fails at once" => FailureReason::Unsupported,
+            "not offered" => FailureReason::VersionNotOffered,
+            _ => FailureReason::StageFailed,
+        };
+        assert_eq!(error.reason, reason, "{name}");
         assert!(error.message.contains(expected), "{name}: {}", error.message);
         assert!(!acknowledges(bench.known(), &bench.spec), "{name}");
         assert_eq!(

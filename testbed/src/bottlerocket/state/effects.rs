@@ -16,6 +16,7 @@ impl Machine {
             offered,
             newest,
             target,
+            ignored_waves,
         } = running;
         let crashed = fault == Some(CallFault::Crashes);
         let succeeded = match (command, fault) {
@@ -35,6 +36,19 @@ impl Machine {
                 outcome: (!crashed).then_some(outcome),
             },
         ));
+        if succeeded && command == Command::Refresh {
+            let offered = offered.iter().map(ToString::to_string).collect();
+            let Image { variant, arch, .. } = self.running_image.clone();
+            self.events.push((
+                due,
+                SimEventKind::Refreshed {
+                    offered,
+                    ignored_waves,
+                    variant,
+                    arch,
+                },
+            ));
+        }
         if succeeded {
             let written = target.filter(|_| fault != Some(CallFault::WritesNothing));
             self.take_effect(due, command, written);

@@ -4,6 +4,7 @@ mod after;
 mod before;
 mod grants;
 mod limits;
+mod offers;
 mod order;
 mod people;
 mod reboot;

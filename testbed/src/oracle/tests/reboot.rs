@@ -276,6 +276,7 @@ fn claim(story: &mut Story, edit: impl FnOnce(&mut UpdatePlanStatus)) {
         let run = Run {
             id: "r1".into(),
             target: NEW.into(),
+            targets: Vec::new(),
             started_at: start(),
             completed_at: None,
             retried_at: None,

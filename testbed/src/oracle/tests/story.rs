@@ -72,6 +72,7 @@ impl Story {
             generation: 1,
             run: "r1".into(),
             target: NEW.into(),
+            targets: Vec::new(),
             started_at: start(),
             ..PlanEntry::default()
         };

@@ -147,6 +147,7 @@ fn a_claim_that_is_true_is_clean() {
         let run = api::plan::Run {
             id: "r1".into(),
             target: NEW.into(),
+            targets: Vec::new(),
             started_at: start(),
             completed_at: None,
             retried_at: None,
