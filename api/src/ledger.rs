@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     offer::Target,
+    quantity::IntOrPercent,
     shadow::{Failure, FailureReason},
 };
 
@@ -48,10 +49,24 @@ pub struct UpdateLedgerSpec {
     /// grants: the live grants, by node UID; at most 1,000.
     #[serde(default)]
     pub grants: BTreeMap<String, Grant>,
+    /// stop: set by people: while it is true nothing is granted and no reboot is permitted, whatever the plans say; nodes that
+    /// are not yet rebooting go back to Idle, the others finish. Default false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stop: bool,
+    /// maxUnavailable: how many of all nodes that take part may be unavailable, whatever their plans allow. An integer, or a
+    /// percentage of them, rounded down, at least 1. Where the controller has `--max-unavailable`, it writes that here; else
+    /// it is set by people. Default: no such limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_unavailable: Option<IntOrPercent>,
     /// writer: the controller that wrote the ledger last, a word that is another one for each of its terms. One that
     /// finds another's here reads everything afresh before it decides. A permit leaves it as it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub writer: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// What the ledger knows of a plan.
@@ -231,6 +246,9 @@ pub enum Illegal {
     /// The ledger holds as many grants as it may.
     #[error("the ledger holds {MAX_GRANTS} grants, the most it may")]
     Full,
+    /// The install is stopped.
+    #[error("the install is stopped: spec.stop of the ledger is true")]
+    Stopped,
     /// The plan's entry does not admit the grant.
     #[error("plan {plan} has no entry in the ledger that admits a grant of generation {generation}")]
     NotAdmitted {
@@ -271,6 +289,9 @@ pub enum PermitRefusal {
         /// The phase.
         phase: GrantPhase,
     },
+    /// The install is stopped.
+    #[error("the install is stopped")]
+    Stopped,
     /// The permit was given to another boot: the node has rebooted already.
     #[error("the permit of this attempt was used by an earlier boot")]
     OtherBoot,
@@ -301,7 +322,7 @@ impl UpdateLedgerSpec {
     /// Adds a grant. The plan's entry must be of the grant's generation and run, neither paused nor halted.
     ///
     /// # Errors
-    /// Where the node has a grant, the ledger is full, or the plan's entry does not admit it.
+    /// Where the node has a grant, the ledger is full or stopped, or the plan's entry does not admit it.
     pub fn grant(&mut self, node_uid: &str, grant: Grant) -> Result<(), Illegal> {
         if let Some(live) = self.grants.get(node_uid) {
             return Err(Illegal::AlreadyGranted {
@@ -311,6 +332,9 @@ impl UpdateLedgerSpec {
         }
         if self.grants.len() >= MAX_GRANTS {
             return Err(Illegal::Full);
+        }
+        if self.stop {
+            return Err(Illegal::Stopped);
         }
         let admitted = self.plans.get(&grant.plan).is_some_and(|entry| {
             entry.generation == grant.generation && entry.run == grant.run && !entry.paused && !entry.halted
@@ -400,6 +424,7 @@ impl UpdateLedgerSpec {
         boot_id: &str,
         now: DateTime<Utc>,
     ) -> Result<Permit, PermitRefusal> {
+        let stop = self.stop;
         let grant = self.grants.get_mut(node_uid).ok_or(PermitRefusal::NoGrant)?;
         if grant.run != run || grant.attempt != attempt {
             return Err(PermitRefusal::OtherAttempt);
@@ -429,6 +454,9 @@ impl UpdateLedgerSpec {
         }
         if let Some(permit) = &grant.permit {
             return Ok(permit.clone());
+        }
+        if stop {
+            return Err(PermitRefusal::Stopped);
         }
         let permit = Permit {
             id: format!("{run}-{attempt}-{boot_id}"),
@@ -609,6 +637,24 @@ mod tests {
         let grant = new_grant();
         assert_eq!(grant.permit_validity(at(10)), PERMIT_VALIDITY);
         assert_eq!(grant.permit_validity(at(95)), TimeDelta::seconds(5));
+    }
+
+    #[test]
+    fn a_stopped_install_grants_and_permits_nothing_more() {
+        let mut ledger = sample(GrantPhase::Drained);
+        let mut permitted = ledger.clone();
+        let permit = permitted.permit("n", "r1", 1, "a", at(1)).unwrap();
+        (ledger.stop, permitted.stop) = (true, true);
+        assert_eq!(ledger.grant("other", new_grant()), Err(Illegal::Stopped));
+        assert_eq!(
+            ledger.permit("n", "r1", 1, "a", at(1)),
+            Err(PermitRefusal::Stopped)
+        );
+        assert_eq!(
+            permitted.permit("n", "r1", 1, "a", at(2)),
+            Ok(permit),
+            "who has it already finishes"
+        );
     }
 
     #[test]

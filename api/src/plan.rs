@@ -495,7 +495,7 @@ pub enum Phase {
     Soaking,
     /// A wave is done and soaked, and waits for a person to approve it.
     AwaitingApproval,
-    /// `spec.paused` is set.
+    /// `spec.paused` is set, or the whole install is stopped.
     Paused,
     /// The failure threshold was reached.
     Halted,

@@ -55,6 +55,8 @@ pub enum Verdict {
     Deleting,
     /// The plan is paused.
     Paused,
+    /// The whole install is stopped.
+    Stopped,
     /// The failure threshold was reached.
     Halted {
         /// How many nodes have failed.
@@ -172,7 +174,7 @@ pub enum Verdict {
         unavailable: u32,
         /// How many may be.
         max: u32,
-        /// Whose limit: `plan`, `wave NAME`, or `operator`, whose ledger holds so many grants at once.
+        /// Whose limit: `plan`, `wave NAME`, `install`, or `operator`, whose ledger holds so many grants at once.
         limit: String,
         /// Some of the nodes that are unavailable, at most 5, each with the reason for people: `node-3 (not Ready)`.
         by: Shared,
@@ -250,6 +252,7 @@ impl Verdict {
             Self::InvalidPlan { .. } => "InvalidPlan",
             Self::Deleting => "Deleting",
             Self::Paused => "Paused",
+            Self::Stopped => "Stopped",
             Self::Halted { .. } => "Halted",
             Self::AgentSilent { .. } => "AgentSilent",
             Self::VersionDisputed { .. } => "VersionDisputed",
@@ -296,6 +299,7 @@ impl fmt::Display for Verdict {
             Self::InvalidPlan { problem } => write!(f, "the plan is invalid: {problem}"),
             Self::Deleting => f.write_str("the plan is being deleted"),
             Self::Paused => f.write_str("the plan is paused"),
+            Self::Stopped => f.write_str("the install is stopped: spec.stop of its UpdateLedger is true"),
             Self::Halted { failed, threshold } => write!(
                 f,
                 "the plan is halted: {failed} failed, threshold {threshold}; retry it or set a new targetVersion to go on"

@@ -219,6 +219,7 @@ pub fn result_label(result: &Result<PermitResponse, Rejection>) -> &'static str 
             Some(PermitRefusal::NotCordoned) => "NotCordoned",
             Some(PermitRefusal::PodsLeft { .. }) => "PodsLeft",
             Some(PermitRefusal::PermitExpired { .. }) => "PermitExpired",
+            Some(PermitRefusal::Stopped) => "Stopped",
         },
     }
 }

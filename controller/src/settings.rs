@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use api::quantity::{InvalidSpan, Span};
+use api::quantity::{IntOrPercent, InvalidIntOrPercent, InvalidSpan, Span};
 use chrono::TimeDelta;
 use clap::{ArgAction, Parser, ValueEnum};
 
@@ -29,6 +29,11 @@ pub struct Settings {
     /// How long a grant that ends waits for a node that does not answer before it is released.
     #[arg(long, env = "BRUPOP_RELEASE_WAIT", default_value = "1m", value_parser = span)]
     pub release_wait: Duration,
+
+    /// How many of all nodes that take part may be unavailable, whatever their plans allow: an integer, or a percentage of
+    /// them, rounded down, at least 1. Default: what `spec.maxUnavailable` of the UpdateLedger says, or no such limit.
+    #[arg(long, env = "BRUPOP_MAX_UNAVAILABLE", value_parser = limit)]
+    pub max_unavailable: Option<IntOrPercent>,
 
     /// Whether to take part in leader election. Only tests run without.
     #[arg(long, env = "BRUPOP_LEADER_ELECT", default_value_t = true, action = ArgAction::Set)]
@@ -189,8 +194,13 @@ impl Settings {
         planner::world::Settings {
             retry_backoff: delta(self.retry_backoff),
             release_wait: delta(self.release_wait),
+            max_unavailable: self.max_unavailable,
         }
     }
+}
+
+fn limit(text: &str) -> Result<IntOrPercent, InvalidIntOrPercent> {
+    text.parse()
 }
 
 fn span(text: &str) -> Result<Duration, InvalidSpan> {

@@ -174,6 +174,7 @@ impl Model {
         let settings = Settings {
             retry_backoff: TICK * i32::from(limits.backoff),
             release_wait: TICK * i32::from(limits.release_wait),
+            max_unavailable: None,
         };
         let world = observe::world(&snapshot, settings);
         let decisions = planner::plan(at(seen.now), &world);

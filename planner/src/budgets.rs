@@ -28,6 +28,8 @@ pub(crate) struct Budgets<'a> {
     busy: BTreeMap<Domain, Vec<String>>,
     /// Grants in the ledger.
     live: usize,
+    /// The install's limit, and the nodes without a grant that spend it.
+    install: Option<&'a (usize, Vec<String>)>,
     told: Told,
 }
 
@@ -36,6 +38,7 @@ pub(crate) struct Budgets<'a> {
 struct Told {
     plan: Option<Verdict>,
     operator: Option<Verdict>,
+    install: Option<Verdict>,
     waves: HashMap<usize, Verdict>,
 }
 
@@ -65,7 +68,7 @@ impl Domain {
 
 impl<'a> Budgets<'a> {
     pub fn new(
-        planning: &Planning<'_>,
+        planning: &'a Planning<'_>,
         rollout: &Rollout<'_>,
         valid: &'a ValidPlan,
         assignment: &'a Assignment,
@@ -78,6 +81,7 @@ impl<'a> Budgets<'a> {
             down_in_wave: HashMap::new(),
             busy: BTreeMap::new(),
             live: planning.ledger.grants.len(),
+            install: planning.install.as_ref(),
             told: Told::default(),
         };
         for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
@@ -98,6 +102,7 @@ impl<'a> Budgets<'a> {
         self.plan_refusal()
             .or_else(|| self.wave_refusal(wave))
             .or_else(|| self.domain_refusal(node))
+            .or_else(|| self.install_refusal())
             .or_else(|| self.operator_refusal())
     }
 
@@ -127,6 +132,23 @@ impl<'a> Budgets<'a> {
         let down = self.down_in_wave.get(&index).map_or(&[][..], Vec::as_slice);
         let verdict = || spent(down, max, format!("wave {}", wave.name));
         (down.len() >= max).then(|| self.told.waves.entry(index).or_insert_with(verdict).clone())
+    }
+
+    /// The nodes of this plan that are being updated are named first: who else is, its own plan tells.
+    fn install_refusal(&mut self) -> Option<Verdict> {
+        let (max, down) = self.install?;
+        let unavailable = self.live + down.len();
+        let verdict = || {
+            let own = self.down.iter().filter(|words| !down.contains(words));
+            let by: Vec<String> = own.chain(down).take(NAMED).cloned().collect();
+            Verdict::BudgetSpent {
+                unavailable: u32::try_from(unavailable).unwrap_or(u32::MAX),
+                max: u32::try_from(*max).unwrap_or(u32::MAX),
+                limit: "install".to_owned(),
+                by: by.into(),
+            }
+        };
+        (unavailable >= *max).then(|| self.told.install.get_or_insert_with(verdict).clone())
     }
 
     fn operator_refusal(&mut self) -> Option<Verdict> {

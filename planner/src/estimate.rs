@@ -35,7 +35,11 @@ pub(crate) fn completion(
             .zip(&rollout.verdicts)
             .zip(&assignment.wave_of)
     };
-    if entry.paused || entry.halted || !members().any(|(member, _)| moves_by_itself(member)) {
+    if entry.paused
+        || entry.halted
+        || planning.ledger.stop
+        || !members().any(|(member, _)| moves_by_itself(member))
+    {
         return None;
     }
     let asks = |wave: &ValidWave| {

@@ -31,7 +31,7 @@ pub(crate) fn grant_next(
     assignment: &Assignment,
 ) -> Vec<(String, Grant)> {
     let mut grants = Vec::new();
-    if let Some(verdict) = plan_verdict(rollout, valid, entry) {
+    if let Some(verdict) = plan_verdict(planning, rollout, valid, entry) {
         rollout.all_wait(&verdict);
         return grants;
     }
@@ -118,12 +118,20 @@ fn grant(
 }
 
 /// Why the whole plan grants nothing.
-fn plan_verdict(rollout: &Rollout<'_>, valid: &ValidPlan, entry: &PlanEntry) -> Option<Verdict> {
+fn plan_verdict(
+    planning: &Planning<'_>,
+    rollout: &Rollout<'_>,
+    valid: &ValidPlan,
+    entry: &PlanEntry,
+) -> Option<Verdict> {
     if rollout.owned.facts.deleting {
         return Some(Verdict::Deleting);
     }
     if valid.paused {
         return Some(Verdict::Paused);
+    }
+    if planning.ledger.stop {
+        return Some(Verdict::Stopped);
     }
     if entry.halted {
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);

@@ -25,7 +25,7 @@ pub(crate) fn skip(
     assignment: &Assignment,
 ) -> bool {
     let holding = holding(rollout, entry, assignment);
-    if holding.is_empty() || entry.paused || entry.halted {
+    if holding.is_empty() || entry.paused || entry.halted || planning.ledger.stop {
         entry.held_since = None;
         return false;
     }

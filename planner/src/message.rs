@@ -32,6 +32,8 @@ pub(crate) struct View<'a> {
     /// The run's id; empty where there is none.
     pub run: &'a str,
     pub halted: bool,
+    /// The whole install is stopped.
+    pub stopped: bool,
     pub completed: bool,
 }
 
@@ -47,6 +49,8 @@ impl View<'_> {
             Phase::Halted
         } else if self.completed {
             Phase::Complete
+        } else if self.stopped {
+            Phase::Paused
         } else if self.counts.matched == 0 {
             Phase::Pending
         } else if self.counts.updating > 0 {
@@ -90,6 +94,7 @@ impl View<'_> {
                     .unwrap_or_default();
             }
             Phase::Pending => return self.nothing_matches(),
+            Phase::Paused if self.stopped => format!("; {}{}", Verdict::Stopped, self.finishing()),
             Phase::Paused => format!("; paused{}", self.finishing()),
             Phase::Halted => {
                 let Rollout {

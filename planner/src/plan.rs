@@ -54,6 +54,7 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     entries::forget(&mut planning);
     planning.step_grants(&plans);
     planning.repair();
+    planning.count_down();
     let rollouts: Vec<_> = plans
         .iter()
         .map(|owned| rollout::rollout(&mut planning, owned))
@@ -85,6 +86,8 @@ pub(crate) struct Planning<'a> {
     look_again: Option<DateTime<Utc>>,
     /// The nodes that have a grant, by UID.
     granted_nodes: HashMap<&'a str, &'a NodeFacts>,
+    /// The install's own limit, and the nodes without a grant that spend it.
+    pub install: Option<(usize, Vec<String>)>,
 }
 
 impl<'a> Planning<'a> {
@@ -106,7 +109,24 @@ impl<'a> Planning<'a> {
             drains: Vec::new(),
             look_again: None,
             granted_nodes,
+            install: None,
         }
+    }
+
+    /// Takes the install's own limit over from the settings, and counts who spends it.
+    fn count_down(&mut self) {
+        let world = self.world;
+        if world.settings.max_unavailable.is_some() {
+            self.ledger.max_unavailable = world.settings.max_unavailable;
+        }
+        let Some(limit) = self.ledger.max_unavailable else {
+            return;
+        };
+        let taking_part = || world.nodes.iter().filter(|node| owners::takes_part(node));
+        let down = taking_part().filter(|node| !self.ledger.grants.contains_key(&node.uid));
+        let mut down: Vec<String> = down.filter_map(rollout::is_down).collect();
+        down.sort();
+        self.install = Some((limit.at_most(taking_part().count()), down));
     }
 
     /// Time alone changes the answer at `at`.
@@ -236,6 +256,9 @@ impl<'a> Planning<'a> {
     }
 
     fn why_withdraw(&self, grant: &Grant, node: &NodeFacts, owned: Option<&Owned<'_>>) -> Option<String> {
+        if self.ledger.stop {
+            return Some("the install is stopped".to_owned());
+        }
         let Some(owned) = owned else {
             return Some("the plan is gone".to_owned());
         };

@@ -75,6 +75,7 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         actions: &actions,
         run: entry.map_or("", |entry| entry.run.as_str()),
         halted: entry.is_some_and(|entry| entry.halted),
+        stopped: planning.ledger.stop,
         completed: completed_at.is_some(),
     };
     let phase = view.phase();

@@ -247,16 +247,22 @@ fn member<'a>(
 
 /// The node's name with the reason, where it counts as unavailable.
 pub(crate) fn unavailable(member: &Member<'_>) -> Option<String> {
-    let why = if member.place == Place::Granted {
-        "being updated"
-    } else if !member.node.ready {
+    if member.place == Place::Granted {
+        return Some(format!("{} (being updated)", member.node.name));
+    }
+    is_down(member.node)
+}
+
+/// The node with the reason, where it is unavailable and that is not our doing.
+pub(crate) fn is_down(node: &NodeFacts) -> Option<String> {
+    let why = if !node.ready {
         "not Ready"
-    } else if member.node.unschedulable {
+    } else if node.unschedulable {
         "cordoned"
     } else {
         return None;
     };
-    Some(format!("{} ({why})", member.node.name))
+    Some(format!("{} ({why})", node.name))
 }
 
 /// The verdict that follows from the node alone.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use api::{
     ledger::UpdateLedgerSpec,
     plan::{UpdatePlanSpec, UpdatePlanStatus},
+    quantity::IntOrPercent,
     shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, Disruption},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -32,6 +33,8 @@ pub struct Settings {
     pub retry_backoff: TimeDelta,
     /// How long a grant that ends waits for a node that does not answer before it is released. Default 1m.
     pub release_wait: TimeDelta,
+    /// How many of all nodes that take part may be unavailable; it replaces the ledger's. Default: what the ledger says.
+    pub max_unavailable: Option<IntOrPercent>,
 }
 
 impl Default for Settings {
@@ -39,6 +42,7 @@ impl Default for Settings {
         Self {
             retry_backoff: TimeDelta::minutes(1),
             release_wait: TimeDelta::minutes(1),
+            max_unavailable: None,
         }
     }
 }

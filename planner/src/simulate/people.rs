@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use api::{names, plan::UpdatePlanSpec, quantity::Span};
+use api::{
+    names,
+    plan::UpdatePlanSpec,
+    quantity::{IntOrPercent, Span},
+};
 use chrono::TimeDelta;
 
 use super::{
@@ -46,6 +50,10 @@ pub enum Happening {
     },
     /// Somebody deletes the ledger.
     LedgerLost,
+    /// Somebody stops the whole install, or lets it go on.
+    Stop(bool),
+    /// Somebody sets the install's own limit, or takes it away.
+    MaxUnavailable(Option<IntOrPercent>),
     /// The controller's clock is so far ahead of the Kubernetes API's; None: it is not known how far.
     ClockSkew(Option<TimeDelta>),
     /// Nothing happens; the timeline shows how everything stands.
@@ -152,6 +160,10 @@ impl Cluster {
             Happening::Join(machine) => self.join(machine),
             Happening::Node { node, what } => self.happens_to(node, what)?,
             Happening::LedgerLost => self.world.ledger = None,
+            Happening::Stop(stop) => self.world.ledger.get_or_insert_default().stop = *stop,
+            Happening::MaxUnavailable(limit) => {
+                self.world.ledger.get_or_insert_default().max_unavailable = *limit;
+            }
             Happening::ClockSkew(skew) => self.world.clock_skew = *skew,
             Happening::Look => {}
         }
@@ -282,6 +294,10 @@ impl fmt::Display for Happening {
             Self::Join(machine) => write!(f, "{}: joins, runs {}", machine.name, machine.version),
             Self::Node { node, what } => write!(f, "{node}: {what}"),
             Self::LedgerLost => f.write_str("the ledger is lost"),
+            Self::Stop(true) => f.write_str("the install is stopped"),
+            Self::Stop(false) => f.write_str("the install is no longer stopped"),
+            Self::MaxUnavailable(Some(limit)) => write!(f, "maxUnavailable of the install is {limit}"),
+            Self::MaxUnavailable(None) => f.write_str("the install has no limit"),
             Self::ClockSkew(Some(skew)) => write!(f, "the clock is {} s ahead", skew.num_seconds()),
             Self::ClockSkew(None) => f.write_str("the clock is not compared"),
             Self::Look => f.write_str("a look"),

@@ -12,6 +12,7 @@ mod exclusions;
 mod failures;
 mod finish;
 mod hazards;
+mod install;
 mod lag;
 mod lies;
 mod nodes;

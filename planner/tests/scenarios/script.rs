@@ -239,6 +239,9 @@ impl Reader {
                 joins.collect()
             }
             ["ledger", "lost"] => vec![Happening::LedgerLost],
+            ["install", "stop"] => vec![Happening::Stop(true)],
+            ["install", "go-on"] => vec![Happening::Stop(false)],
+            ["install", "max-unavailable", limit] => vec![Happening::MaxUnavailable(Some(limit.parse()?))],
             ["clock", "unknown"] => vec![Happening::ClockSkew(None)],
             ["clock", skew] => {
                 let seconds = skew.strip_suffix('s').and_then(|digits| digits.parse().ok());

@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use api::ledger::{Grant, MAX_GRANTS, UpdateLedgerSpec};
 
 use super::changes::LedgerChange;
+use super::selectors::takes_part;
 use super::{Check, Moment, Promise, Report};
 
 pub(super) struct Budget;
@@ -19,6 +20,7 @@ impl Check for Budget {
             check_plan(now, after, grant, report);
             check_wave(now, after, grant, report);
             check_topology(now, after, grant, report);
+            check_install(now, after, grant, report);
         }
         if !change.made.is_empty() && after.grants.len() > MAX_GRANTS {
             report.add(
@@ -98,6 +100,32 @@ fn check_wave(now: &Moment<'_>, ledger: &UpdateLedgerSpec, made: &Grant, report:
         let message = format!(
             "node {} was granted: {granted} of wave {} granted and {others} otherwise unavailable, limit {limit}",
             made.node, made.wave
+        );
+        report.add(Promise::S1, now.at, message);
+    }
+}
+
+/// The install's own limit, over all nodes that take part; and its stop switch, by the ledger that the grant is written to.
+fn check_install(now: &Moment<'_>, ledger: &UpdateLedgerSpec, made: &Grant, report: &mut Report) {
+    if ledger.stop {
+        let message = format!("node {} was granted, though the install is stopped", made.node);
+        report.add(Promise::S1, now.at, message);
+    }
+    let Some(limit) = ledger.max_unavailable else {
+        return;
+    };
+    let taking_part = now.state.nodes.iter().filter(|(_, node)| takes_part(node));
+    let others = taking_part.clone().filter(|(name, node)| {
+        let uid = node.metadata.uid.as_deref().unwrap_or_default();
+        let known = now.tracks.known_unavailable(name, now.at) && now.tracks.known_labels(name, now.at);
+        known && !ledger.grants.contains_key(uid)
+    });
+    let (granted, others) = (ledger.grants.len(), others.count());
+    let limit = limit.at_most(taking_part.count());
+    if granted + others > limit {
+        let message = format!(
+            "node {} was granted: {granted} granted and {others} otherwise unavailable, limit {limit} of the install",
+            made.node
         );
         report.add(Promise::S1, now.at, message);
     }

@@ -35,6 +35,13 @@ impl Check for Reboot {
                 continue;
             };
             check_empty(now, uid, after, "was permitted to reboot", report);
+            if change.after.as_ref().is_some_and(|ledger| ledger.stop) {
+                let message = format!(
+                    "node {} was permitted to reboot, though the install is stopped",
+                    after.node
+                );
+                report.add(Promise::S5, now.at, message);
+            }
             self.permits
                 .entry((after.node.clone(), permit.boot_id.clone()))
                 .or_insert(now.at);

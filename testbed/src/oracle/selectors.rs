@@ -34,13 +34,23 @@ pub fn selects(selector: &LabelSelector, labels: &Labels) -> bool {
     by_label && by_expression
 }
 
+/// Whether the node takes part in updates at all.
+#[must_use]
+pub fn takes_part(node: &Node) -> bool {
+    let label = node
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(names::NODE_LABEL));
+    label.map(String::as_str) == Some(names::NODE_LABEL_VALUE)
+}
+
 /// Whether the plan selects the node, whoever owns it.
 #[must_use]
 pub fn plan_selects(plan: &UpdatePlan, node: &Node) -> bool {
     let none = Labels::new();
     let labels = node.metadata.labels.as_ref().unwrap_or(&none);
-    let takes_part = labels.get(names::NODE_LABEL).map(String::as_str) == Some(names::NODE_LABEL_VALUE);
-    takes_part && selects(&plan.spec.node_selector, labels)
+    takes_part(node) && selects(&plan.spec.node_selector, labels)
 }
 
 /// Whether `one` comes before `other` where both select a node: by priority, then age, then name.

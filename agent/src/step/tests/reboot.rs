@@ -42,6 +42,7 @@ fn refusals_of_the_permit_are_waited_out() {
             5,
         ),
         (PermitRefusal::NoGrant, 5),
+        (PermitRefusal::Stopped, 5),
         (PermitRefusal::WindowClosed { not_after }, 60),
     ];
     for (refusal, seconds) in refusals {

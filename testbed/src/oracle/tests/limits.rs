@@ -99,3 +99,38 @@ fn s3_a_grant_by_the_plan_that_comes_first_is_clean_and_by_another_is_seen() {
     story.grant("a");
     story.breaks(Promise::S3, "node a was granted by plan p, but belongs to q");
 }
+
+#[test]
+fn s1_a_grant_above_the_installs_limit_or_while_it_is_stopped_is_seen() {
+    let limited = |limit: &str| {
+        let mut story = unfinished(&["a", "b", "c", "d"], json!({"maxUnavailable": 9}));
+        let limit = limit.parse().unwrap();
+        story.edit_ledger(|ledger| ledger.max_unavailable = Some(limit));
+        story.wait(10);
+        story.grant("a");
+        story
+    };
+    let mut story = limited("2");
+    story.grant("b");
+    story.is_clean();
+    story.grant("c");
+    story.breaks(
+        Promise::S1,
+        "3 granted and 0 otherwise unavailable, limit 2 of the install",
+    );
+
+    let mut story = limited("50%");
+    story.ready("d", false);
+    story.wait(10);
+    story.grant("b");
+    story.breaks(
+        Promise::S1,
+        "2 granted and 1 otherwise unavailable, limit 2 of the install",
+    );
+
+    let mut story = limited("2");
+    story.edit_ledger(|ledger| ledger.stop = true);
+    story.is_clean();
+    story.grant("b");
+    story.breaks(Promise::S1, "node b was granted, though the install is stopped");
+}
