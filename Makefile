@@ -51,8 +51,9 @@ bench: tools ## Measure the operator's own time per node and its requests, on no
 	@cargo bench --quiet -p planner --bench plan
 
 .PHONY: verify
-verify: ## The long proofs: the planner's properties, ten thousand worlds each; the model, every configuration that is closed
+verify: ## The long proofs: ten thousand rollouts and a million worlds of the planner's properties; the model, every closed configuration
 	@PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties
+	@PROPTEST_CASES=1000000 cargo test --release -p planner --test any_world
 	@cargo run --quiet --release -p model
 
 .PHONY: mutants

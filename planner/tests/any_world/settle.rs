@@ -1,0 +1,152 @@
+//! Decisions applied as their contract says, until nothing is left to do at this instant; each answer on the way is judged.
+
+use api::{names::DO_NOT_DISRUPT_ANNOTATIONS, plan::UpdatePlanStatus};
+use chrono::{DateTime, TimeDelta, Utc};
+use planner::{
+    decisions::{Action, Decisions},
+    plan,
+    world::{PlanFacts, World},
+};
+
+use super::{
+    judge::judge,
+    rules::{could_start, is_down, is_open_until, is_valid, limit, needs, owned, recorded},
+};
+
+/// A ledger is made anew, read, and written once more; each node then goes no further than its agent has to answer: at most
+/// this many rounds, and so many more for each node.
+const ROUNDS: usize = 10;
+const ROUNDS_A_NODE: usize = 6;
+
+/// Applies what is decided until nothing is. Nothing that was done is decided again.
+pub fn settle(now: DateTime<Utc>, world: &mut World) -> Decisions {
+    let mut done: Vec<Action> = Vec::new();
+    for _ in 0..ROUNDS + ROUNDS_A_NODE * world.nodes.len() {
+        let decisions = plan(now, world);
+        judge(now, world, &decisions);
+        if !apply(world, &decisions) {
+            assert_eq!(plan(now, world), decisions, "the same question, another answer");
+            return decisions;
+        }
+        for action in decisions.actions {
+            assert!(!done.contains(&action), "decided again: {action:#?}");
+            done.push(action);
+        }
+    }
+    panic!("it does not come to an end");
+}
+
+/// False: nothing was to be done.
+fn apply(world: &mut World, decisions: &Decisions) -> bool {
+    if let Some(change) = &decisions.ledger {
+        world.ledger = Some(change.spec.clone());
+        return true;
+    }
+    decisions.actions.iter().for_each(|action| act(world, action));
+    let mut changed = !decisions.actions.is_empty();
+    for new in &decisions.statuses {
+        if let Some(plan) = world.plans.iter_mut().find(|plan| plan.name == new.plan) {
+            let stored =
+                serde_json::to_value(&new.status).and_then(serde_json::from_value::<UpdatePlanStatus>);
+            changed |= plan.status != new.status;
+            plan.status = stored.unwrap();
+        }
+    }
+    changed
+}
+
+fn act(world: &mut World, action: &Action) {
+    let (Action::AddFinalizer { plan: name }
+    | Action::RemoveFinalizer { plan: name }
+    | Action::Cordon { node: name, .. }
+    | Action::Uncordon { node: name, .. }
+    | Action::SetShadow { node: name, .. }) = action;
+    let plan = world.plans.iter_mut().find(|plan| plan.name == *name);
+    let node = world.nodes.iter_mut().find(|node| node.name == *name);
+    match (action, plan, node) {
+        (Action::AddFinalizer { .. }, Some(plan), _) => plan.finalizer = true,
+        (Action::RemoveFinalizer { .. }, Some(plan), _) => plan.finalizer = false,
+        (Action::Cordon { disruption, .. }, _, Some(node)) => {
+            node.unschedulable = true;
+            node.disruption = Some(disruption.clone());
+            for (key, value) in DO_NOT_DISRUPT_ANNOTATIONS {
+                node.annotations.insert(key.to_owned(), value.to_owned());
+            }
+        }
+        (Action::Uncordon { .. }, _, Some(node)) => {
+            (node.unschedulable, node.disruption, node.drain) = (false, None, None);
+            node.annotations.clear();
+        }
+        (Action::SetShadow { spec, .. }, _, Some(node)) => {
+            if let Some(shadow) = &mut node.shadow {
+                shadow.spec = spec.clone();
+            }
+        }
+        _ => panic!("{action:?} of what is not there"),
+    }
+    // A plan that is being deleted is gone without its finalizer.
+    if matches!(action, Action::RemoveFinalizer { .. }) {
+        world.plans.retain(|plan| plan.finalizer || !plan.deleting);
+    }
+}
+
+/// Progress: where nothing is left to do, no node waits that could be begun with, that its plan has a place for, whose
+/// wave is under way, and that fits into the window.
+pub fn nothing_is_held_back(now: DateTime<Utc>, world: &World, last: &Decisions) {
+    let ledger = world.ledger.as_ref().expect("it was made anew");
+    let is_ahead = |plan: &PlanFacts| {
+        ledger
+            .plans
+            .get(&plan.uid)
+            .is_some_and(|entry| entry.generation > plan.generation)
+    };
+    if world.plans.iter().any(is_ahead) {
+        return;
+    }
+    let known_clock = world
+        .clock_skew
+        .is_some_and(|skew| skew.abs() < TimeDelta::seconds(30));
+    for plan in &world.plans {
+        let Some(entry) = ledger.plans.get(&plan.uid) else {
+            continue;
+        };
+        let may = is_valid(plan) && !plan.deleting && !plan.spec.paused && !entry.halted && !entry.paused;
+        let fits = is_open_until(
+            &plan.spec,
+            now,
+            now + needs(plan, entry).max(TimeDelta::milliseconds(1)),
+        );
+        if !may || !known_clock || !fits {
+            continue;
+        }
+        let matched = owned(world, ledger, plan);
+        let down = matched.iter().filter(|node| is_down(node, ledger)).count();
+        if down >= limit(plan.spec.max_unavailable, matched.len()) {
+            continue;
+        }
+        let waves = &plan.spec.waves;
+        let last_wave = waves.len().saturating_sub(1);
+        for node in &matched {
+            if ledger.grants.contains_key(&node.uid) || !could_start(node, plan, entry) {
+                continue;
+            }
+            // Its wave, where that is known without the order in which waves take their nodes.
+            let known = recorded(node, ledger, &entry.run)
+                .and_then(|name| waves.iter().position(|wave| wave.name == name));
+            let has_started = known.map_or(entry.open_wave as usize >= last_wave, |wave| {
+                wave <= entry.open_wave as usize
+            });
+            let unlimited = waves.iter().all(|wave| wave.max_unavailable.is_none());
+            let verdict = last
+                .verdicts
+                .iter()
+                .find(|v| v.node == node.name && v.plan == plan.name);
+            assert!(
+                !has_started || !unlimited,
+                "{} of {} is held back: {verdict:?}",
+                node.name,
+                plan.name
+            );
+        }
+    }
+}
