@@ -1,10 +1,10 @@
-//! S1, S3, S4, S8, S10, S11 and S12 on one answer, in whatever world it was given.
+//! S1, S3 to S5 and S7 to S12 on one answer, in whatever world it was given.
 
 use std::collections::BTreeSet;
 
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec},
-    shadow::NodeState,
+    shadow::{BottlerocketShadowSpec, Failure, FailureReason, NodeState},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::{
@@ -13,8 +13,9 @@ use planner::{
 };
 
 use super::rules::{
-    before_permit, could_start, given_up, is_down, is_open, is_open_until, is_valid, limit, may_finish,
-    needs, owned, owner, recorded, runs, selects, share, spec, version,
+    before_permit, could_start, counts, domains, given_up, gives_up, is_down, is_open, is_open_until,
+    is_valid, limit, may_finish, needs, owned, owner, recorded, runs, selects, share, spec, takes_part,
+    version,
 };
 
 /// What the answer is judged by.
@@ -34,7 +35,7 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
             .as_ref()
             .expect("a ledger that is lost is made anew");
         assert!(
-            !change.grants && decisions.actions.is_empty() && decisions.drains.is_empty(),
+            !change.by_fresh_nodes && decisions.actions.is_empty() && decisions.drains.is_empty(),
             "S2: {change:?}"
         );
         return;
@@ -67,11 +68,14 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
         assert_ne!(change.spec, *before, "a write that changes nothing");
         assert!(decisions.actions.is_empty() && decisions.drains.is_empty() && decisions.statuses.is_empty());
         let made: Vec<_> = judge.made().collect();
-        assert_eq!(change.grants, !made.is_empty(), "grants are announced");
-        for (uid, grant) in made {
+        for (uid, grant) in &made {
             judge.grant(uid, grant);
         }
-        judge.waves();
+        let starts = judge.waves();
+        assert!(
+            change.by_fresh_nodes || !starts && made.is_empty(),
+            "S1, S10: by nodes as they may have been long ago"
+        );
         for (uid, grant) in &before.grants {
             judge.goes_on(uid, grant);
         }
@@ -122,7 +126,7 @@ impl<'a> Judge<'a> {
         let owner = owner(self.world, self.before, node);
         assert_eq!(owner.map(|plan| &plan.uid), Some(&plan.uid), "S3: {who}");
         assert!(
-            could_start_or_backoff(node, plan, entry, self),
+            could_start(self.now, node, plan, entry, &self.world.settings),
             "S9: {who}: it is not Idle, Ready and older"
         );
 
@@ -187,14 +191,26 @@ impl<'a> Judge<'a> {
         let down = matched.iter().filter(|node| is_down(node, self.after)).count();
         let max = limit(plan.spec.max_unavailable, matched.len());
         assert!(down <= max, "S1: {down} of at most {max} nodes of {}", plan.name);
+        if let Some(topology) = &plan.spec.topology {
+            let down = matched.iter().filter(|node| is_down(node, self.after)).copied();
+            let (busy, max) = (domains(plan, down), topology.max_domains as usize);
+            assert!(
+                busy.len() <= max,
+                "S1: {busy:?} of at most {max} domains of {}",
+                plan.name
+            );
+        }
         self.wave_of_grant(plan, entry, grant, &matched);
     }
 
-    /// The nodes that a run has given up, those that are gone too.
+    /// The nodes that a run has given up, those that are about to go back and those that are gone too.
     fn failed(&self, plan: &PlanFacts, entry: &PlanEntry, matched: &[&NodeFacts]) -> usize {
         let now = matched
             .iter()
-            .filter(|node| !self.after.grants.contains_key(&node.uid) && given_up(node, plan, &entry.run));
+            .filter(|node| match self.after.grants.get(&node.uid) {
+                Some(grant) => gives_up(node, plan, &entry.run, grant),
+                None => given_up(node, plan, &entry.run),
+            });
         let mut failed: BTreeSet<&str> = now.map(|node| node.uid.as_str()).collect();
         let before = self
             .before
@@ -266,9 +282,10 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// The wave that was recorded for a node before this answer, unless only by a grant that goes with it.
+    /// The wave that was recorded for a node before this answer, unless only by a grant that goes
+    /// and leaves nothing behind, since the node has no shadow.
     fn wave_so_far(&self, node: &'a NodeFacts, run: &str) -> Option<&'a str> {
-        let stays = self.after.grants.contains_key(&node.uid);
+        let stays = self.after.grants.contains_key(&node.uid) || node.shadow.is_some();
         let grant = self
             .before
             .grants
@@ -280,8 +297,9 @@ impl<'a> Judge<'a> {
             .or_else(|| in_run?.wave.as_deref())
     }
 
-    /// S10: what has to be so where a wave starts.
-    fn waves(&self) {
+    /// S10: what has to be so where a wave starts. Whether one does.
+    fn waves(&self) -> bool {
+        let mut starts = false;
         for plan in self.world.plans.iter().filter(|plan| is_valid(plan)) {
             let Some(after) = self.after.plans.get(&plan.uid) else {
                 continue;
@@ -291,12 +309,8 @@ impl<'a> Judge<'a> {
                 Some(before) if before.run == after.run => {
                     let open = plan.spec.waves.get(before.open_wave as usize);
                     let moved = open.is_none_or(|wave| wave.name != before.open_wave_name);
-                    let never_moved = before.open_wave == 0 && before.open_wave_name.is_empty();
-                    if moved && !never_moved {
-                        0
-                    } else {
-                        before.open_wave
-                    }
+                    // Where an edit has moved the wave all are gone through again.
+                    if moved { 0 } else { before.open_wave }
                 }
                 // A run that was complete and is taken up again has been through its waves.
                 _ if run.is_some_and(|run| run.completed_at.is_some()) => continue,
@@ -305,6 +319,7 @@ impl<'a> Judge<'a> {
             let matched = owned(self.world, self.before, plan);
             for index in first as usize..after.open_wave as usize {
                 let (wave, who) = (&plan.spec.waves[index], &plan.name);
+                starts = true;
                 assert!(!after.halted && !after.paused, "S11, S12: a wave of {who} starts");
                 let of_wave = |node: &&&NodeFacts| self.wave_so_far(node, &after.run) == Some(&wave.name);
                 let members: Vec<_> = matched.iter().filter(of_wave).collect();
@@ -332,7 +347,7 @@ impl<'a> Judge<'a> {
                     let at = spec(node).and_then(|spec| spec.state_transition_timestamp);
                     let soak = wave.soak.delta();
                     assert!(
-                        at.is_none_or(|at| at + soak <= self.now),
+                        at.is_some_and(|at| at + soak <= self.now),
                         "S10: wave {} of {who} has not soaked",
                         wave.name
                     );
@@ -345,6 +360,7 @@ impl<'a> Judge<'a> {
                 self.has_no_place_left(plan, after, index, &matched);
             }
         }
+        starts
     }
 
     /// A wave that starts leaves no node behind that the one before it would have taken.
@@ -361,13 +377,23 @@ impl<'a> Judge<'a> {
                 .iter()
                 .position(|wave| Some(wave.name.as_str()) == name)
         };
+        let is_over = |node: &NodeFacts| {
+            let target = version(&plan.spec.target_version);
+            given_up(node, plan, &entry.run)
+                || runs(node)
+                    .and_then(version)
+                    .is_some_and(|runs| Some(runs) >= target)
+        };
         let left = matched.iter().filter(|node| {
             let earlier = (0..index).any(|earlier| fits(node, earlier));
+            // A node on its way in another run takes no place of a wave that has not one for everybody.
+            let (before, after) = (&self.before.grants, &self.after.grants);
+            let elsewhere = before.contains_key(&node.uid) && after.contains_key(&node.uid);
             known(node).is_none()
                 && !earlier
                 && fits(node, index)
-                && could_start(node, plan, entry)
-                && !self.before.grants.contains_key(&node.uid)
+                && !is_over(node)
+                && (wave.size.is_none() || !elsewhere)
         });
         let left: Vec<&str> = left.map(|node| node.name.as_str()).collect();
         let taken = matched.iter().filter(|node| known(node) == Some(index)).count();
@@ -403,6 +429,16 @@ impl<'a> Judge<'a> {
             );
             let over = before.phase == Monitoring || before.phase == Withdrawing || before.ending.is_some();
             assert!(over, "S3: {} is released in {}", node.name, before.phase);
+            if let Some(spec) = spec(node) {
+                let is_back = match spec.state {
+                    NodeState::Idle => true,
+                    NodeState::ErrorReset => before.ending.is_some(),
+                    _ => false,
+                };
+                assert!(is_back, "S9: {} is released in {:?}", node.name, spec.state);
+                let ours = (spec.run.as_ref(), spec.attempt) == (Some(&before.run), Some(before.attempt));
+                assert!(ours, "S3: {} was not told of {before:?}", node.name);
+            }
             return;
         };
         assert!(
@@ -437,6 +473,19 @@ impl<'a> Judge<'a> {
         let (Some(plan), Some(node)) = (self.plan(&after.plan), node) else {
             return;
         };
+        if (before.phase, after.phase) == (Rebooting, Monitoring) {
+            let boot = node
+                .shadow
+                .as_ref()
+                .and_then(|shadow| shadow.status.as_ref()?.boot_id.as_ref());
+            assert_eq!(runs(node), Some(before.to.as_str()), "S7: {}", node.name);
+            let earlier = before.permit.as_ref().map(|permit| &permit.boot_id);
+            assert!(
+                node.ready && boot == Some(&node.boot_id) && boot != earlier,
+                "S7: {} has not rebooted",
+                node.name
+            );
+        }
         if before.not_after != after.not_after && is_valid(plan) {
             let open = match after.not_after {
                 Some(end) => is_open_until(&plan.spec, self.now, end),
@@ -471,11 +520,23 @@ impl<'a> Judge<'a> {
                 .plans
                 .get(&plan.uid)
                 .filter(|before| before.run == entry.run);
+            let Some(before) = same_run else { continue };
             assert!(
-                same_run.is_none_or(|before| entry.halted || !before.halted),
+                entry.halted || !before.halted,
                 "S11: {} is halted no more",
                 plan.name
             );
+            if is_valid(plan) && !before.halted {
+                let matched = owned(self.world, self.before, plan);
+                let failed = self.failed(plan, entry, &matched);
+                let threshold = share(plan.spec.failure_policy.threshold, matched.len()).max(1);
+                assert_eq!(
+                    entry.halted,
+                    failed >= threshold,
+                    "S11: {}: {failed} of {threshold} have failed",
+                    plan.name
+                );
+            }
         }
     }
 
@@ -503,11 +564,15 @@ impl<'a> Judge<'a> {
                 "S12: {who}"
             );
             assert!(
-                selects(&plan.spec.node_selector, &node.labels),
+                takes_part(node) && selects(&plan.spec.node_selector, &node.labels),
                 "S12: {who} is selected no more"
             );
             let closed = grant.not_after.is_some_and(|end| self.now >= end);
             assert!(!closed, "S4: {who} after its window");
+            assert!(
+                is_open(&plan.spec, self.now) || may_finish(plan, grant, node),
+                "S4: {who} outside a window"
+            );
             let was_halted = self
                 .before
                 .plans
@@ -589,7 +654,7 @@ impl<'a> Judge<'a> {
                     (new.run.as_ref(), new.attempt) == (Some(&grant.run), Some(grant.attempt))
                 });
                 let forth = match new.state {
-                    NodeState::Idle | NodeState::ErrorReset => return,
+                    NodeState::Idle | NodeState::ErrorReset => return self.goes_back(node, new, grant),
                     NodeState::StagedAndPerformedUpdate => [GrantPhase::Granted].as_slice(),
                     NodeState::RebootedIntoUpdate => &[GrantPhase::Drained, GrantPhase::Rebooting],
                     NodeState::MonitoringUpdate => &[GrantPhase::Monitoring],
@@ -607,6 +672,59 @@ impl<'a> Judge<'a> {
         }
     }
 
+    /// A node that is told to go back, or that it is done: a failure is counted once, and what is no failure is not.
+    fn goes_back(&self, node: &NodeFacts, new: &BottlerocketShadowSpec, grant: Option<&Grant>) {
+        let (found, name) = (spec(node).unwrap(), &node.name);
+        let Some(grant) = grant else {
+            assert_eq!(new.state, NodeState::Idle, "S3: {name} is reset without a grant");
+            let added = new.failure.as_ref().filter(|_| new.failure != found.failure);
+            let unhealthy =
+                |failure: &Failure| failure.reason == FailureReason::Unhealthy && failure.at == self.now;
+            assert!(
+                added.is_none_or(|failure| unhealthy(failure) && !node.ready),
+                "S10: {name} has failed: {added:?}"
+            );
+            return;
+        };
+        assert_eq!(
+            (new.run.as_ref(), new.attempt),
+            (Some(&grant.run), Some(grant.attempt)),
+            "S3: {name}"
+        );
+        let so_far = found
+            .failure
+            .as_ref()
+            .filter(|_| found.run.as_ref() == Some(&grant.run));
+        let Some(ending) = &grant.ending else {
+            let done =
+                (new.state, grant.phase, &new.failure) == (NodeState::Idle, GrantPhase::Monitoring, &None);
+            assert!(done, "S5: {name} is told {new:?} in {}", grant.phase);
+            assert_eq!(runs(node), Some(grant.to.as_str()), "S7: {name} is done");
+            assert!(node.ready, "S7: {name} is done, and not Ready");
+            return;
+        };
+        // Only ours is in ErrorReset, and what led there was counted on the way.
+        let is_counted =
+            (found.state, &found.run, found.attempt) == (NodeState::ErrorReset, &new.run, new.attempt);
+        match ending.failure.filter(|reason| counts(*reason) && !is_counted) {
+            Some(reason) => {
+                let count = 1 + so_far.map_or(0, |failure| failure.count);
+                let failure = new.failure.as_ref().expect("S11: a failure is written down");
+                assert_eq!(
+                    (failure.reason, failure.at, failure.count),
+                    (reason, ending.at, count),
+                    "S11: {name}"
+                );
+            }
+            None => assert_eq!(new.failure.as_ref(), so_far, "S11: {name} has not failed again"),
+        }
+        let failed = ending.failure.is_some_and(counts);
+        assert!(
+            failed || new.state == NodeState::Idle,
+            "S9: {name} is reset for nothing"
+        );
+    }
+
     /// Every node that does not move has one verdict of its owner.
     fn explained(&self, decisions: &Decisions) {
         for node in &self.world.nodes {
@@ -621,11 +739,12 @@ impl<'a> Judge<'a> {
             let granted =
                 self.before.grants.contains_key(&node.uid) || self.after.grants.contains_key(&node.uid);
             assert!(found <= 1, "{} has {found} verdicts", node.name);
-            assert!(
-                found == 1 || granted || !owner.finalizer,
-                "{} has no verdict",
-                node.name
-            );
+            let asks =
+                |action: &Action| matches!(action, Action::AddFinalizer { plan } if *plan == owner.name);
+            // What is done comes after the ledger.
+            let starts =
+                !owner.finalizer && (decisions.ledger.is_some() || decisions.actions.iter().any(asks));
+            assert!(found == 1 || granted || starts, "{} has no verdict", node.name);
             assert!(
                 found == 0 || !self.after.grants.contains_key(&node.uid),
                 "{} is granted, and waits",
@@ -633,21 +752,4 @@ impl<'a> Judge<'a> {
             );
         }
     }
-}
-
-/// Whether a node may be granted: a failure in this run is no obstacle once its backoff is over.
-fn could_start_or_backoff(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry, judge: &Judge<'_>) -> bool {
-    let Some(failure) = spec(node).and_then(|spec| {
-        spec.failure
-            .as_ref()
-            .filter(|_| spec.run.as_ref() == Some(&entry.run))
-    }) else {
-        return could_start(node, plan, entry);
-    };
-    let mut without = node.clone();
-    if let Some(shadow) = &mut without.shadow {
-        shadow.spec.failure = None;
-    }
-    let waited = judge.now - failure.at >= judge.world.settings.retry_backoff;
-    waited && !given_up(node, plan, &entry.run) && could_start(&without, plan, entry)
 }

@@ -1,5 +1,5 @@
-//! The promises on the planner's decisions in any world, not only in those that a rollout comes to: S1, S3, S4, S8, S10,
-//! S11 and S12, judged by rules of their own; the order of the world does not matter; what is done is not decided again;
+//! The promises on the planner's decisions in any world, not only in those that a rollout comes to: S1, S3 to S5, S7
+//! to S12, judged by rules of their own; the order of the world does not matter; what is done is not decided again;
 //! and nodes move wherever budget, waves and windows let them.
 //!
 //! * `worlds`: any world
@@ -14,8 +14,15 @@ mod worlds;
 
 use std::collections::BTreeMap;
 
-use api::ledger::GrantPhase;
-use planner::{decisions::Action, plan};
+use api::{
+    ledger::{Grant, GrantPhase},
+    verdict::Verdict,
+};
+use planner::{
+    decisions::{Action, NodeVerdict},
+    plan,
+    world::NodeFacts,
+};
 use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 
 use settle::settle;
@@ -78,6 +85,13 @@ fn the_worlds_have_all_that_is_asked_about() {
             "the ledger is ahead",
             decisions == Default::default() && !asked.world.plans.is_empty(),
         );
+        let busy = |v: &NodeVerdict| matches!(v.verdict, Verdict::DomainBusy { .. });
+        count("domains are busy", decisions.verdicts.iter().any(busy));
+        let by_priority = |node: &NodeFacts| {
+            let plans = rules::claimants(&asked.world, node);
+            plans.iter().any(|plan| plan.created < plans[0].created)
+        };
+        count("priority decides", asked.world.nodes.iter().any(by_priority));
         // What is done comes after the ledger.
         let mut written = asked.world.clone();
         for _ in 0..3 {
@@ -86,6 +100,9 @@ fn the_worlds_have_all_that_is_asked_about() {
             let tells = |action: &Action| matches!(action, Action::SetShadow { .. });
             count("nodes are cordoned", next.actions.iter().any(cordons));
             count("nodes are told", next.actions.iter().any(tells));
+            let failed =
+                |action: &Action| matches!(action, Action::SetShadow { spec, .. } if spec.failure.is_some());
+            count("failures are written down", next.actions.iter().any(failed));
             match next.ledger {
                 Some(change) => written.ledger = Some(change.spec),
                 None => break,
@@ -96,7 +113,7 @@ fn the_worlds_have_all_that_is_asked_about() {
         };
         count(
             "nodes are granted",
-            decisions.ledger.as_ref().is_some_and(|change| change.grants),
+            after.grants.keys().any(|uid| !before.grants.contains_key(uid)),
         );
         let entries = || {
             before
@@ -123,6 +140,21 @@ fn the_worlds_have_all_that_is_asked_about() {
             .iter()
             .any(|(uid, grant)| rules::before_permit(grant) && goes_back(uid));
         count("grants are taken back", withdrawn);
+        let ends = |uid: &String, after: &Grant| {
+            let began = before.grants.get(uid).filter(|before| before.ending.is_none());
+            began.and(after.ending.as_ref()).and_then(|ending| ending.failure)
+        };
+        let ends_by = |counted: bool| {
+            let mut failures = after.grants.iter().filter_map(|(uid, grant)| ends(uid, grant));
+            failures.any(|reason| rules::counts(reason) == counted)
+        };
+        count("attempts fail", ends_by(true));
+        count("permits expire", ends_by(false));
+        let comes_back = |(uid, grant): (&String, &Grant)| {
+            let phase = after.grants.get(uid).map(|after| after.phase);
+            (grant.phase, phase) == (GrantPhase::Rebooting, Some(GrantPhase::Monitoring))
+        };
+        count("nodes come back", before.grants.iter().any(comes_back));
         count(
             "grants are released",
             before.grants.keys().any(|uid| !after.grants.contains_key(uid)),

@@ -1,7 +1,10 @@
 //! The words of the promises, told anew from the API alone: nothing here asks the planner, its windows, its selectors or
 //! its waves for anything.
 
-use std::collections::BTreeMap;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec},
@@ -12,7 +15,7 @@ use api::{
 };
 use chrono::{DateTime, TimeDelta, Timelike, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use planner::world::{NodeFacts, PlanFacts, World};
+use planner::world::{NodeFacts, PlanFacts, Settings, World};
 
 pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> bool {
     let equal = selector
@@ -30,22 +33,26 @@ pub fn selects(selector: &LabelSelector, labels: &BTreeMap<String, String>) -> b
     equal && holds
 }
 
-/// Every plan that a node may belong to, the first of them its owner.
-fn claimants<'a>(world: &'a World, node: &NodeFacts) -> Vec<&'a PlanFacts> {
-    let takes_part = node
-        .labels
+/// Whether a node takes part in updates.
+pub fn takes_part(node: &NodeFacts) -> bool {
+    node.labels
         .get(NODE_LABEL)
-        .is_some_and(|value| value == NODE_LABEL_VALUE);
+        .is_some_and(|value| value == NODE_LABEL_VALUE)
+}
+
+/// Every plan that a node may belong to, the first of them its owner.
+pub fn claimants<'a>(world: &'a World, node: &NodeFacts) -> Vec<&'a PlanFacts> {
     let mut plans: Vec<&PlanFacts> = world
         .plans
         .iter()
-        .filter(|plan| takes_part && !plan.deleting && selects(&plan.spec.node_selector, &node.labels))
+        .filter(|plan| takes_part(node) && !plan.deleting && selects(&plan.spec.node_selector, &node.labels))
         .collect();
-    plans.sort_by(|a, b| (a.created, &a.name).cmp(&(b.created, &b.name)));
+    plans.sort_by_key(|plan| (Reverse(plan.spec.priority), plan.created, &plan.name));
     plans
 }
 
-/// The plan that a node belongs to: that of its grant, where it is there, else the oldest that selects it.
+/// The plan that a node belongs to: that of its grant, where it is there, else of those that
+/// select it the one with the highest priority, then the oldest, then the first by name.
 pub fn owner<'a>(world: &'a World, before: &UpdateLedgerSpec, node: &NodeFacts) -> Option<&'a PlanFacts> {
     let granted = before.grants.get(&node.uid);
     let by_grant = granted.and_then(|grant| world.plans.iter().find(|plan| plan.uid == grant.plan));
@@ -163,22 +170,34 @@ pub fn is_disputed(node: &NodeFacts) -> bool {
     status.is_some() && runs(node).is_none()
 }
 
-/// Whether the node needs the plan's update and could be begun with, as far as it is up to itself.
-pub fn could_start(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+/// Whether the node needs the plan's update and could be begun with, as far as it is up to itself. A failure in this run is
+/// no obstacle once it has been waited for: so long after the first, twice as long after each further one, at most ten times.
+pub fn could_start(
+    now: DateTime<Utc>,
+    node: &NodeFacts,
+    plan: &PlanFacts,
+    entry: &PlanEntry,
+    settings: &Settings,
+) -> bool {
     let Some(shadow) = &node.shadow else { return false };
     let answered = shadow.status.as_ref().is_some_and(|status| {
         status.error.is_none()
             && (status.current_state, &status.run, status.attempt)
                 == (shadow.spec.state, &shadow.spec.run, shadow.spec.attempt)
     });
-    let failed = shadow.spec.failure.is_some() && shadow.spec.run.as_ref() == Some(&entry.run);
+    let in_run = shadow.spec.run.as_ref() == Some(&entry.run);
+    let waited = shadow.spec.failure.iter().filter(|_| in_run).all(|failure| {
+        let times = (1..failure.count).fold(1, |times, _| times * 2).min(10);
+        now - failure.at >= settings.retry_backoff * times
+    });
     let older = runs(node).and_then(version) < version(&plan.spec.target_version);
     node.ready
         && node.agent.ready
         && !node.unschedulable
         && node.disruption.is_none()
         && answered
-        && !failed
+        && waited
+        && !given_up(node, plan, &entry.run)
         && shadow.spec.state == NodeState::Idle
         && older
         && runs(node).is_some()
@@ -197,17 +216,54 @@ pub fn given_up(node: &NodeFacts, plan: &PlanFacts, run: &str) -> bool {
         && node.ready
         && spec.state == NodeState::Idle
         && failure.reason != FailureReason::Unhealthy;
-    let for_good = match failure.reason {
+    !came_back && (for_good(node, failure.reason) || failure.count > plan.spec.failure_policy.retries)
+}
+
+/// Whether a failure is one of the retries, and of those that halt a plan: a window that closed too early is nobody's fault.
+pub fn counts(reason: FailureReason) -> bool {
+    reason != FailureReason::PermitExpired
+}
+
+/// Whether a grant of the run ends with the failure for which the run gives the node up.
+pub fn gives_up(node: &NodeFacts, plan: &PlanFacts, run: &str, grant: &Grant) -> bool {
+    let ending = grant.ending.as_ref().filter(|_| grant.run == run);
+    let Some((at, reason)) = ending.and_then(|ending| Some((ending.at, ending.failure?))) else {
+        return false;
+    };
+    let so_far = spec(node).filter(|spec| spec.run.as_deref() == Some(run));
+    // One that is written down has been counted.
+    let count = so_far
+        .and_then(|spec| spec.failure.as_ref())
+        .map_or(1, |failure| failure.count + u32::from(failure.at != at));
+    counts(reason) && (for_good(node, reason) || count > plan.spec.failure_policy.retries)
+}
+
+/// Whether a node cannot be tried again.
+fn for_good(node: &NodeFacts, reason: FailureReason) -> bool {
+    match reason {
         FailureReason::Unhealthy => true,
         FailureReason::RebootTimeout => !node.ready,
         FailureReason::BootedOtherVersion => is_disputed(node),
         _ => false,
-    };
-    !came_back && (for_good || failure.count > plan.spec.failure_policy.retries)
+    }
 }
 
 pub fn is_down(node: &NodeFacts, ledger: &UpdateLedgerSpec) -> bool {
     ledger.grants.contains_key(&node.uid) || !node.ready || node.unschedulable
+}
+
+/// Where a node is, by its plan's topology: alone where nobody says.
+fn domain<'a>(plan: &PlanFacts, node: &'a NodeFacts) -> Option<(bool, &'a str)> {
+    let label = node.labels.get(&plan.spec.topology.as_ref()?.key);
+    Some(label.map_or((false, node.name.as_str()), |value| (true, value)))
+}
+
+/// The domains that these nodes are in, by the plan's topology.
+pub fn domains<'a>(
+    plan: &PlanFacts,
+    nodes: impl IntoIterator<Item = &'a NodeFacts>,
+) -> BTreeSet<(bool, &'a str)> {
+    nodes.into_iter().filter_map(|node| domain(plan, node)).collect()
 }
 
 /// The wave that a node's grant or shadow records for a run.

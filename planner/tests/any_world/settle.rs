@@ -1,16 +1,20 @@
 //! Decisions applied as their contract says, until nothing is left to do at this instant; each answer on the way is judged.
 
-use api::{names::DO_NOT_DISRUPT_ANNOTATIONS, plan::UpdatePlanStatus};
+use api::{
+    ledger::{PlanEntry, UpdateLedgerSpec},
+    names::DO_NOT_DISRUPT_ANNOTATIONS,
+    plan::UpdatePlanStatus,
+};
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::{
     decisions::{Action, Decisions},
     plan,
-    world::{PlanFacts, World},
+    world::{NodeFacts, PlanFacts, World},
 };
 
 use super::{
     judge::judge,
-    rules::{could_start, is_down, is_open_until, is_valid, limit, needs, owned, recorded},
+    rules::{could_start, domains, is_down, is_open_until, is_valid, limit, needs, owned, recorded},
 };
 
 /// A ledger is made anew, read, and written once more; each node then goes no further than its agent has to answer: at most
@@ -90,8 +94,8 @@ fn act(world: &mut World, action: &Action) {
     }
 }
 
-/// Progress: where nothing is left to do, no node waits that could be begun with, that its plan has a place for, whose
-/// wave is under way, and that fits into the window.
+/// Progress: where nothing is left to do, no node waits that could be begun with, that its plan, its wave and its topology
+/// have a place for, whose wave is under way, and that fits into the window.
 pub fn nothing_is_held_back(now: DateTime<Utc>, world: &World, last: &Decisions) {
     let ledger = world.ledger.as_ref().expect("it was made anew");
     let is_ahead = |plan: &PlanFacts| {
@@ -120,33 +124,66 @@ pub fn nothing_is_held_back(now: DateTime<Utc>, world: &World, last: &Decisions)
             continue;
         }
         let matched = owned(world, ledger, plan);
-        let down = matched.iter().filter(|node| is_down(node, ledger)).count();
-        if down >= limit(plan.spec.max_unavailable, matched.len()) {
+        let down: Vec<&NodeFacts> = matched
+            .iter()
+            .copied()
+            .filter(|node| is_down(node, ledger))
+            .collect();
+        if down.len() >= limit(plan.spec.max_unavailable, matched.len()) {
             continue;
         }
-        let waves = &plan.spec.waves;
-        let last_wave = waves.len().saturating_sub(1);
         for node in &matched {
-            if ledger.grants.contains_key(&node.uid) || !could_start(node, plan, entry) {
+            if ledger.grants.contains_key(&node.uid) || !could_start(now, node, plan, entry, &world.settings)
+            {
                 continue;
             }
-            // Its wave, where that is known without the order in which waves take their nodes.
-            let known = recorded(node, ledger, &entry.run)
-                .and_then(|name| waves.iter().position(|wave| wave.name == name));
-            let has_started = known.map_or(entry.open_wave as usize >= last_wave, |wave| {
-                wave <= entry.open_wave as usize
-            });
-            let unlimited = waves.iter().all(|wave| wave.max_unavailable.is_none());
+            let with_it = domains(plan, down.iter().copied().chain([*node]));
+            let topology = plan.spec.topology.as_ref();
+            if topology.is_some_and(|topology| with_it.len() > topology.max_domains as usize) {
+                continue;
+            }
             let verdict = last
                 .verdicts
                 .iter()
                 .find(|v| v.node == node.name && v.plan == plan.name);
             assert!(
-                !has_started || !unlimited,
+                !its_wave_takes_it(node, plan, entry, ledger, &matched),
                 "{} of {} is held back: {verdict:?}",
                 node.name,
                 plan.name
             );
         }
     }
+}
+
+/// Whether the node's wave is under way and has a place for it, for all that is known without the order in which waves
+/// take their nodes.
+fn its_wave_takes_it(
+    node: &NodeFacts,
+    plan: &PlanFacts,
+    entry: &PlanEntry,
+    ledger: &UpdateLedgerSpec,
+    matched: &[&NodeFacts],
+) -> bool {
+    let waves = &plan.spec.waves;
+    let wave_of = |node: &NodeFacts| {
+        let name = recorded(node, ledger, &entry.run)?;
+        waves.iter().position(|wave| wave.name == name)
+    };
+    let of = wave_of(node);
+    let may_be_its = |index: usize| of.is_none_or(|of| of == index);
+    (0..waves.len()).filter(|index| may_be_its(*index)).all(|index| {
+        // Nodes whose wave is not known may be of this one.
+        let members = matched
+            .iter()
+            .filter(|other| wave_of(other) == Some(index))
+            .count();
+        let down = matched
+            .iter()
+            .filter(|other| wave_of(other).is_none_or(|of| of == index) && is_down(other, ledger));
+        let has_place = waves[index]
+            .max_unavailable
+            .is_none_or(|max| down.count() < limit(max, members));
+        index <= entry.open_wave as usize && has_place
+    })
 }

@@ -52,15 +52,15 @@ impl Draw<'_> {
 const NODES: usize = 10;
 const PLANS: usize = 3;
 /// Bytes for each thing that is drawn.
-const SIZE: usize = 48;
+const SIZE: usize = 56;
 
 /// Any world.
 pub fn any_world() -> impl Strategy<Value = Asked> {
     let bytes = || prop::array::uniform32(any::<u8>());
-    let thing = (bytes(), prop::array::uniform16(any::<u8>()));
+    let thing = (bytes(), prop::array::uniform24(any::<u8>()));
     let things = |most| prop::collection::vec(thing, 0..=most);
     (bytes(), things(PLANS), things(NODES)).prop_map(|(general, plans, nodes)| {
-        let join = |(a, b): &([u8; 32], [u8; 16])| {
+        let join = |(a, b): &([u8; 32], [u8; 24])| {
             let mut all = [0; SIZE];
             all[..32].copy_from_slice(a);
             all[32..].copy_from_slice(b);
@@ -173,6 +173,12 @@ fn spec(draw: &mut Draw<'_>, now: DateTime<Utc>) -> UpdatePlanSpec {
             {"name": "half", "size": "50%"}, {"name": "rest", "maxUnavailable": 2}]"#,
         r#"[{"name": "two", "size": 2, "nodeSelector": {"matchLabels": {"pool": "a"}}}, {"name": "rest"}]"#,
     ]);
+    let topology = draw.of(&[
+        "null",
+        "null",
+        r#"{"key": "zone", "maxDomains": 1}"#,
+        r#"{"key": "zone", "maxDomains": 2}"#,
+    ]);
     let limits = [json!(1), json!(2), json!("25%"), json!(3), json!("100%")];
     let parse = |text: &str| -> Value { serde_json::from_str(text).unwrap() };
     let mut spec = json!({
@@ -182,6 +188,8 @@ fn spec(draw: &mut Draw<'_>, now: DateTime<Utc>) -> UpdatePlanSpec {
         "maxUnavailable": limits[draw.below(5) as usize],
         "expectedNodeDuration": draw.of(&["1s", "20m", "2h"]),
         "paused": draw.seldom(8),
+        "priority": draw.of(&[0, 0, 0, 10, -5]),
+        "topology": parse(topology),
         "onWindowEnd": draw.of(&["Withdraw", "Withdraw", "Finish"]),
         "failurePolicy": {"retries": draw.below(3), "threshold": draw.of(&["1", "2", "30%", "1"])},
         "monitoring": {"minReady": "1m", "timeout": "15m"},
@@ -285,6 +293,9 @@ fn node(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &mut NodeFacts, way: &Wa
     facts
         .labels
         .insert("tier".to_owned(), draw.of(&["prod", "prod", "dev"]).to_owned());
+    if let Some(zone) = draw.of(&[Some("a"), Some("b"), Some("c"), None]) {
+        facts.labels.insert("zone".to_owned(), zone.to_owned());
+    }
     if draw.seldom(4) {
         facts.labels.remove(NODE_LABEL);
     }
@@ -345,9 +356,9 @@ fn node(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &mut NodeFacts, way: &Wa
             if draw.seldom(6) {
                 status.boot_id = Some("another".to_owned());
             }
-            if draw.seldom(5) {
+            if draw.seldom(8) {
                 status.error = Some(AgentError {
-                    reason: FailureReason::StageFailed,
+                    reason: draw.of(&[FailureReason::StageFailed, FailureReason::PermitExpired]),
                     message: "no".to_owned(),
                 });
             }
@@ -406,7 +417,7 @@ fn grant(
     let failure = if phase == "Withdrawing" && !draw.seldom(40) {
         Value::Null
     } else {
-        json!("StageFailed")
+        json!(draw.of(&["StageFailed", "StageFailed", "Unhealthy", "PermitExpired"]))
     };
     read(json!({
         "node": facts.name,
@@ -445,6 +456,7 @@ fn along(draw: &mut Draw<'_>, facts: &mut NodeFacts, grant: &Grant) {
     } else {
         (shadow.spec.run, shadow.spec.attempt) = (Some(grant.run.clone()), Some(grant.attempt));
         (shadow.spec.wave, shadow.spec.version) = (Some(grant.wave.clone()), Some(grant.to.clone()));
+        shadow.spec.state_transition_timestamp = Some(grant.phase_since);
     }
     if let Some(status) = &mut shadow.status {
         (status.current_state, status.run, status.attempt) =
