@@ -1,0 +1,205 @@
+//! S10: which wave a node is in, and what has to be so where the next one starts.
+
+use api::ledger::{Grant, PlanEntry};
+use planner::world::{NodeFacts, PlanFacts};
+
+use super::Judge;
+use crate::rules::{
+    given_up, is_down, is_valid, limit, owned, recorded, runs, selects, share, spec, version,
+};
+
+impl<'a> Judge<'a> {
+    /// S10 and the wave's own limit.
+    pub(super) fn wave_of_grant(
+        &self,
+        plan: &PlanFacts,
+        entry: &PlanEntry,
+        grant: &Grant,
+        matched: &[&NodeFacts],
+    ) {
+        let waves = &plan.spec.waves;
+        let Some(index) = waves.iter().position(|wave| wave.name == grant.wave) else {
+            assert!(waves.is_empty(), "S10: {grant:?} in a wave that is none");
+            return;
+        };
+        assert!(
+            index <= entry.open_wave as usize,
+            "S10: {} in a wave that has not started",
+            grant.node
+        );
+        let wave = &waves[index];
+        let node = matched.iter().find(|node| node.name == grant.node).unwrap();
+        let was_in = spec(node)
+            .filter(|spec| spec.run.as_ref() == Some(&entry.run))
+            .and_then(|spec| spec.wave.as_deref());
+        let known = was_in.filter(|name| waves.iter().any(|wave| wave.name == *name));
+        match known {
+            Some(known) => assert_eq!(known, grant.wave, "S10: {} changes its wave", grant.node),
+            None => {
+                let fits = wave
+                    .node_selector
+                    .as_ref()
+                    .is_none_or(|selector| selects(selector, &node.labels));
+                assert!(fits, "S10: {} does not fit into {}", grant.node, grant.wave);
+            }
+        }
+        let of_wave = |node: &&&NodeFacts| recorded(node, self.after, &entry.run) == Some(&grant.wave);
+        let members: Vec<_> = matched.iter().filter(of_wave).collect();
+        if let (Some(size), Some(_)) = (wave.size, self.made().find(|(_, made)| *made == grant)) {
+            let fixed = entry
+                .wave_sizes
+                .get(&wave.name)
+                .map_or(share(size, matched.len()), |size| *size as usize);
+            let before = matched
+                .iter()
+                .filter(|node| recorded(node, self.before, &entry.run) == Some(&grant.wave))
+                .count();
+            assert!(
+                members.len() <= fixed.max(before),
+                "S10: {} of {fixed} in wave {}",
+                members.len(),
+                wave.name
+            );
+        }
+        if let Some(max) = wave.max_unavailable {
+            let down = members.iter().filter(|node| is_down(node, self.after)).count();
+            // The share of a wave is at most that of all nodes.
+            let max = limit(max, matched.len());
+            assert!(down <= max, "S1: {down} of at most {max} in wave {}", wave.name);
+        }
+    }
+
+    /// The wave that was recorded for a node before this answer, unless only by a grant that goes
+    /// and leaves nothing behind, since the node has no shadow.
+    fn wave_so_far(&self, node: &'a NodeFacts, run: &str) -> Option<&'a str> {
+        let stays = self.after.grants.contains_key(&node.uid) || node.shadow.is_some();
+        let grant = self
+            .before
+            .grants
+            .get(&node.uid)
+            .filter(|grant| stays && grant.run == run);
+        let in_run = spec(node).filter(|spec| spec.run.as_deref() == Some(run));
+        grant
+            .map(|grant| grant.wave.as_str())
+            .or_else(|| in_run?.wave.as_deref())
+    }
+
+    /// S10: what has to be so where a wave starts. Whether one does.
+    pub(super) fn waves(&self) -> bool {
+        let mut starts = false;
+        for plan in self.world.plans.iter().filter(|plan| is_valid(plan)) {
+            let Some(after) = self.after.plans.get(&plan.uid) else {
+                continue;
+            };
+            let run = plan.status.run.as_ref().filter(|run| run.id == after.run);
+            let first = match self.before.plans.get(&plan.uid) {
+                Some(before) if before.run == after.run => {
+                    let open = plan.spec.waves.get(before.open_wave as usize);
+                    let moved = open.is_none_or(|wave| wave.name != before.open_wave_name);
+                    // Where an edit has moved the wave all are gone through again.
+                    if moved { 0 } else { before.open_wave }
+                }
+                // A run that was complete and is taken up again has been through its waves.
+                _ if run.is_some_and(|run| run.completed_at.is_some()) => continue,
+                _ => 0,
+            };
+            let matched = owned(self.world, self.before, plan);
+            for index in first as usize..after.open_wave as usize {
+                let (wave, who) = (&plan.spec.waves[index], &plan.name);
+                starts = true;
+                assert!(!after.halted && !after.paused, "S11, S12: a wave of {who} starts");
+                let of_wave = |node: &&&NodeFacts| self.wave_so_far(node, &after.run) == Some(&wave.name);
+                let members: Vec<_> = matched.iter().filter(of_wave).collect();
+                let on_target = |node: &&&&NodeFacts| {
+                    runs(node) == Some(plan.spec.target_version.as_str()) && !given_up(node, plan, &after.run)
+                };
+                for node in &members {
+                    let newer = runs(node).and_then(version) > version(&plan.spec.target_version);
+                    let over = on_target(&node) || given_up(node, plan, &after.run) || newer;
+                    let granted = self.after.grants.contains_key(&node.uid);
+                    assert!(
+                        over && !granted,
+                        "S10: {} is not done with wave {} of {who}",
+                        node.name,
+                        wave.name
+                    );
+                }
+                let proven: Vec<_> = members.iter().filter(on_target).collect();
+                assert!(
+                    members.is_empty() || !proven.is_empty(),
+                    "S10: wave {} of {who} has proven nothing",
+                    wave.name
+                );
+                for node in proven {
+                    let at = spec(node).and_then(|spec| spec.state_transition_timestamp);
+                    let soak = wave.soak.delta();
+                    assert!(
+                        at.is_some_and(|at| at + soak <= self.now),
+                        "S10: wave {} of {who} has not soaked",
+                        wave.name
+                    );
+                    assert!(
+                        node.ready || soak.is_zero(),
+                        "S10: wave {} of {who} is not healthy",
+                        wave.name
+                    );
+                }
+                self.has_no_place_left(plan, after, index, &matched);
+            }
+        }
+        starts
+    }
+
+    /// A wave that starts leaves no node behind that the one before it would have taken.
+    fn has_no_place_left(&self, plan: &PlanFacts, entry: &PlanEntry, index: usize, matched: &[&NodeFacts]) {
+        let wave = &plan.spec.waves[index];
+        let fits = |node: &NodeFacts, index: usize| {
+            let selector = plan.spec.waves[index].node_selector.as_ref();
+            selector.is_none_or(|selector| selects(selector, &node.labels))
+        };
+        let known = |node: &NodeFacts| {
+            let name = self.wave_so_far(node, &entry.run);
+            plan.spec
+                .waves
+                .iter()
+                .position(|wave| Some(wave.name.as_str()) == name)
+        };
+        let is_over = |node: &NodeFacts| {
+            let target = version(&plan.spec.target_version);
+            given_up(node, plan, &entry.run)
+                || runs(node)
+                    .and_then(version)
+                    .is_some_and(|runs| Some(runs) >= target)
+        };
+        let left = matched.iter().filter(|node| {
+            let earlier = (0..index).any(|earlier| fits(node, earlier));
+            // A node on its way in another run takes no place of a wave that has not one for everybody.
+            let (before, after) = (&self.before.grants, &self.after.grants);
+            let elsewhere = before.contains_key(&node.uid) && after.contains_key(&node.uid);
+            known(node).is_none()
+                && !earlier
+                && fits(node, index)
+                && !is_over(node)
+                && (wave.size.is_none() || !elsewhere)
+        });
+        let left: Vec<&str> = left.map(|node| node.name.as_str()).collect();
+        let taken = matched.iter().filter(|node| known(node) == Some(index)).count();
+        let before = self
+            .before
+            .plans
+            .get(&plan.uid)
+            .filter(|before| before.run == entry.run);
+        let fixed = before
+            .and_then(|before| before.wave_sizes.get(&wave.name))
+            .map(|size| *size as usize);
+        let size = wave
+            .size
+            .map_or(usize::MAX, |size| fixed.unwrap_or(share(size, matched.len())));
+        assert!(
+            taken >= size || left.is_empty(),
+            "S10: wave {} of {} leaves {left:?} behind",
+            wave.name,
+            plan.name
+        );
+    }
+}
