@@ -478,7 +478,7 @@ async fn types(client: &Client) {
 
 /// A field that does not exist, or not yet, is no field that is ignored.
 async fn unknown_fields(bare: &Bare) {
-    for field in ["maintenanceWindow", "priorityClass", "minReleaseAge"] {
+    for field in ["maintenanceWindow", "priorityClass", "minReleaseAges"] {
         let yaml = raw_plan("bad", &spec(&json!({field: "x"}))).to_string();
         let answer = bare.plane.try_apply(&["--dry-run=server"], &yaml).await.unwrap();
         let said = String::from_utf8_lossy(&answer.stderr);
