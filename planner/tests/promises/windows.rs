@@ -234,7 +234,8 @@ fn s4_no_permit_is_given_to_a_node_that_asks_after_the_close() {
 
 #[test]
 fn a_permit_that_nobody_could_use_before_the_close_is_no_failure() {
-    let mut sim = Sim::new().nodes(1).plan("web", TWO_WINDOWS);
+    let strict = format!("failurePolicy: {{retries: 0, threshold: 1}}{TWO_WINDOWS}");
+    let mut sim = Sim::new().nodes(1).plan("web", &strict);
     sim.run_until("it is drained", |sim| {
         sim.ledger()
             .grants
