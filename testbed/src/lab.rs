@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use api::plan::{Phase, UpdatePlanStatus};
 use api::{BottlerocketShadow, UpdateLedger, UpdatePlan};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -18,6 +19,8 @@ use crate::wait;
 
 /// How long a fleet may take to be Ready.
 const FLEET_WITHIN: Duration = Duration::from_secs(60);
+/// How long a kind may take to be served.
+const SERVED_WITHIN: Duration = Duration::from_secs(30);
 /// How long the recorder may take to catch up.
 const HISTORY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -37,8 +40,27 @@ impl Bare {
         let turn = TURNS.acquire().await?;
         let plane = ControlPlane::start_api(control_plane::Options::default()).await?;
         tokio::try_join!(plane.wait_controllers(), operator::install(&plane))?;
+        let client = plane.client().await?;
+        tokio::try_join!(
+            served(Api::<UpdatePlan>::all(client.clone())),
+            served(Api::<BottlerocketShadow>::namespaced(client.clone(), NAMESPACE)),
+            served(Api::<UpdateLedger>::namespaced(client, NAMESPACE)),
+        )?;
         Ok(Self { plane, _turn: turn })
     }
+}
+
+/// Until then requests are answered with 404, though the definition of the kind is stored.
+async fn served<K: wait::Watchable>(api: Api<K>) -> Result<()> {
+    wait::for_objects(
+        api,
+        watcher::Config::default(),
+        SERVED_WITHIN,
+        "its kind to be served",
+        |_| true,
+    )
+    .await?;
+    Ok(())
 }
 
 /// A control plane with operator and fleet, under the recorder's eyes.
@@ -146,17 +168,10 @@ impl Lab {
         wanted: impl Fn(&[BottlerocketShadow]) -> bool + Send,
     ) -> Result<()> {
         let shadows: Api<BottlerocketShadow> = Api::namespaced(self.client.clone(), NAMESPACE);
-        wait::for_objects(
-            shadows,
-            kube::runtime::watcher::Config::default(),
-            within,
-            what,
-            |shadows| {
-                let shadows: Vec<BottlerocketShadow> =
-                    shadows.iter().map(|shadow| (*shadow).clone()).collect();
-                wanted(&shadows)
-            },
-        )
+        wait::for_objects(shadows, watcher::Config::default(), within, what, |shadows| {
+            let shadows: Vec<BottlerocketShadow> = shadows.iter().map(|shadow| (*shadow).clone()).collect();
+            wanted(&shadows)
+        })
         .await?;
         Ok(())
     }
