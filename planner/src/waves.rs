@@ -162,8 +162,10 @@ pub(crate) fn assign(
         let progress = &mut waves[*wave];
         progress.nodes += 1;
         let by_this_run = member.recorded.is_some();
-        let granted = by_this_run && member.place != Place::Skipped;
-        progress.needed += usize::from(granted || member.passed_over || member.place == Place::Waiting);
+        // One that has opted out is nobody's proof any more; one that runs a newer version by now has proven nothing.
+        let opted_out = member.place == Place::Skipped && member.node.opt_out.is_some();
+        let began = by_this_run && !opted_out;
+        progress.needed += usize::from(began || member.passed_over || member.place == Place::Waiting);
         match member.place {
             Place::Waiting => {}
             Place::Granted => progress.granted += 1,
