@@ -37,7 +37,7 @@ pub const MAX_GRANTS: usize = 1000;
     namespaced,
     derive = "PartialEq",
     derive = "Default",
-    doc = "The grants that admit disruption, a singleton in the install's namespace. Written by the operator only.",
+    doc = "The grants that admit disruption, a singleton in the install's namespace. Written by the operator; people set stop and maxUnavailable.",
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     crates(kube_core = "::kube_core")
 )]
@@ -90,7 +90,7 @@ pub struct PlanEntry {
     /// paused: nothing is granted.
     #[serde(default)]
     pub paused: bool,
-    /// halted: the failure threshold was reached; nothing is granted until a new run.
+    /// halted: the failure threshold was reached; nothing is granted until a retry or a new run.
     #[serde(default)]
     pub halted: bool,
     /// waveSizes: how many nodes each wave with a size takes, fixed when the run starts, by wave name.

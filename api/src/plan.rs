@@ -55,6 +55,9 @@ pub use topology::Topology;
 #[x_kube(validation = Rule::new("!has(self.minReleaseAge) || self.targetVersion == 'latest'")
     .message("minReleaseAge is for targetVersion: latest; an exact version is taken as soon as it is on offer")
     .reason(Reason::FieldValueForbidden).field_path(".minReleaseAge"))]
+#[x_kube(validation = Rule::new("!has(self.allowDowngrade) || !self.allowDowngrade || self.targetVersion != 'latest'")
+    .message("allowDowngrade is for an exact targetVersion; latest never takes a node down")
+    .reason(Reason::FieldValueForbidden).field_path(".allowDowngrade"))]
 #[serde(rename_all = "camelCase")]
 pub struct UpdatePlanSpec {
     /// targetVersion: the exact version that every matched node is to run, such as `1.21.0`, without a leading
@@ -75,8 +78,8 @@ pub struct UpdatePlanSpec {
     #[x_kube(validation = within("minReleaseAge", "0s", "8760h"))]
     pub min_release_age: Option<Span>,
 
-    /// allowDowngrade: whether a node that runs a newer version than the target is taken down to it. Default false: it is
-    /// left alone.
+    /// allowDowngrade: with an exact targetVersion only: whether a node that runs a newer version is taken down to it. Default
+    /// false: it is left alone.
     #[serde(default)]
     pub allow_downgrade: bool,
 

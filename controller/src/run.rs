@@ -198,7 +198,10 @@ impl Term {
             }
             let pause = pause(change.spec.grants.len());
             let swap = ledger::swap(&self.context, &snapshot, change).await;
-            self.next_swap = Instant::now() + pause;
+            // Where nodes were only read again they must still be fresh when the write is made.
+            if !matches!(swap, Ok(Swap::Renewed)) {
+                self.next_swap = Instant::now() + pause;
+            }
             return self.swapped(swap).min(latest);
         }
         actions.extend(finalizers::under_way(&snapshot));

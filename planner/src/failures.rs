@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use api::{
     ledger::PlanEntry,
+    plan::Approval,
     shadow::{BottlerocketShadowSpec, Failure, FailureReason, NodeState},
 };
 
@@ -110,7 +111,12 @@ fn has_failed(planning: &Planning<'_>, member: &Member<'_>, valid: &ValidPlan, e
     is_final(reason, member.node) || count > valid.retries
 }
 
-/// While a wave soaks its nodes are checked: one that is not Ready has failed. The failure goes to its shadow, where
+/// Whether the member's health counts for its wave: it was updated in this run, and nobody has taken it out.
+pub(crate) fn is_watched(member: &Member<'_>) -> bool {
+    member.place == Place::Updated && member.recorded.is_some() && member.node.opt_out.is_none()
+}
+
+/// While a wave soaks, or waits for its approval, its nodes are checked: one that is not Ready has failed. The failure goes to its shadow, where
 /// every other failure is.
 pub(crate) fn watch_soaking_wave(
     planning: &mut Planning<'_>,
@@ -123,13 +129,25 @@ pub(crate) fn watch_soaking_wave(
     let (wave, progress) = (&valid.waves[index], &assignment.waves[index]);
     // Until the next wave starts, which it does not while a node is down: so none slips through as the soak ends.
     let last = index + 1 == valid.waves.len();
-    let soaks = progress
-        .soak_until(wave.soak)
-        .filter(|until| progress.done() && !wave.soak.is_zero() && (!last || *until > planning.now));
-    let Some(until) = soaks else { return };
-    planning.wake(until);
+    let until = progress.soak_until(wave.soak);
+    let soaks = until.is_some_and(|until| !last || until > planning.now);
+    let manual = wave.approval == Approval::Manual;
+    let awaits = manual && (!last || !entry.actions.approved.contains_key(&wave.name));
+    if !progress.done() || !(soaks || awaits) {
+        return;
+    }
+    let doing = if until.is_some_and(|until| until > planning.now) {
+        "soaks"
+    } else if awaits {
+        "awaits its approval"
+    } else {
+        "is about to make way for the next"
+    };
+    if let Some(until) = until {
+        planning.wake(until);
+    }
     for (member, of) in rollout.members.iter().zip(&assignment.wave_of) {
-        let watched = *of == index && member.place == Place::Updated && member.recorded.is_some();
+        let watched = *of == index && is_watched(member);
         let Some(shadow) = member
             .node
             .shadow
@@ -140,7 +158,7 @@ pub(crate) fn watch_soaking_wave(
         };
         let failure = Failure {
             reason: FailureReason::Unhealthy,
-            message: format!("not Ready while wave {} soaks", wave.name),
+            message: format!("not Ready while wave {} {doing}", wave.name),
             at: planning.now,
             count: machine::failure_in_run(&shadow.spec, &entry.run, entry.actions.retried_at)
                 .map_or(0, |f| f.count)

@@ -61,7 +61,7 @@ fn holding(rollout: &Rollout<'_>, entry: &PlanEntry, assignment: &Assignment) ->
     holding
 }
 
-/// Whether the node cannot be updated, for a reason that neither time nor the plan will take away.
+/// Whether the node cannot be updated, for a reason that neither time nor the plan is known to take away.
 const fn is_stuck(verdict: &Verdict) -> bool {
     matches!(
         verdict,
@@ -69,6 +69,9 @@ const fn is_stuck(verdict: &Verdict) -> bool {
             | Verdict::AgentSilent { .. }
             | Verdict::VersionDisputed { .. }
             | Verdict::CordonedByOther
+            | Verdict::Resetting
+            | Verdict::AgentOutdated
+            | Verdict::NothingOffered { .. }
     )
 }
 

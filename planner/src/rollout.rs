@@ -224,7 +224,7 @@ fn member<'a>(
     let left_alone = targets::left_alone(node, run, retried_at, target.as_deref()).is_some();
     let place = match (grant, valid) {
         (Some(_), _) => Place::Granted,
-        _ if exhausted => Place::Failed,
+        _ if exhausted && node.opt_out.is_none() => Place::Failed,
         (None, Some(_)) if on_target => Place::Updated,
         (None, Some(valid)) => targets::place(node, version.as_ref(), target.as_deref(), valid, left_alone),
         (None, None) => Place::Waiting,
@@ -355,7 +355,12 @@ fn open_next_wave(
         let index = entry.open_wave as usize;
         let (wave, progress) = (&valid.waves[index], &assignment.waves[index]);
         // Before any node is known nothing is done, there is just nothing yet.
-        if rollout.members.is_empty() || !progress.done() || entry.halted || entry.paused {
+        if rollout.members.is_empty()
+            || !progress.done()
+            || entry.halted
+            || entry.paused
+            || planning.ledger.stop
+        {
             return;
         }
         if progress
@@ -366,9 +371,10 @@ fn open_next_wave(
         }
         // A node that is down as the soak ends is about to count as failed; the wave is not healthy.
         let down = |(member, of): (&Member<'_>, &usize)| {
-            *of == index && member.place == Place::Updated && member.recorded.is_some() && !member.node.ready
+            *of == index && failures::is_watched(member) && !member.node.ready
         };
-        if !wave.soak.is_zero() && rollout.members.iter().zip(&assignment.wave_of).any(down) {
+        let watched = !wave.soak.is_zero() || wave.approval == Approval::Manual;
+        if watched && rollout.members.iter().zip(&assignment.wave_of).any(down) {
             return;
         }
         if wave.approval == Approval::Manual && !entry.actions.approved.contains_key(&wave.name) {

@@ -57,7 +57,8 @@ pub(crate) fn place(
 }
 
 /// Why a node is left alone though it does not run the target: its last attempt in this run has shown that it cannot have it.
-/// That is over once a refresh of the node's own finds the version on offer.
+/// A version that was not offered may be later: that is over once a refresh of the node's own finds it. An image that cannot be
+/// updated in place stays so until somebody asks for a retry.
 pub(crate) fn left_alone(
     node: &NodeFacts,
     run: &str,
@@ -66,14 +67,16 @@ pub(crate) fn left_alone(
 ) -> Option<Verdict> {
     let shadow = node.shadow.as_ref()?;
     let failure = machine::failure_in_run(&shadow.spec, run, retried_at)?;
+    let message = failure.message.clone();
+    if failure.reason == FailureReason::Unsupported {
+        return Some(Verdict::Unsupported { message });
+    }
     let offered = status(node).map_or(&[][..], |status| status.offered.as_slice());
     if offered.iter().any(|offer| Some(offer.version.as_str()) == target) {
         return None;
     }
-    let message = failure.message.clone();
     match failure.reason {
         FailureReason::VersionNotOffered => Some(Verdict::VersionNotOffered { message }),
-        FailureReason::Unsupported => Some(Verdict::Unsupported { message }),
         _ => None,
     }
 }
@@ -146,7 +149,7 @@ pub(crate) fn is_superseded(planning: &mut Planning<'_>, owned: &Owned<'_>, entr
         .grants
         .values()
         .any(|grant| grant.plan == facts.uid);
-    if !complete || granted || facts.deleting || valid.paused || entry.halted {
+    if !complete || granted || facts.deleting || valid.paused || entry.halted || planning.ledger.stop {
         return false;
     }
     let mut superseded = false;
@@ -207,7 +210,11 @@ fn newest_to(node: &NodeFacts) -> Option<Version> {
 /// What is on offer to each kind of node, and since when.
 fn on_offer<'a>(nodes: &[&'a NodeFacts]) -> BTreeMap<Kind<'a>, BTreeMap<Version, DateTime<Utc>>> {
     let mut kinds: BTreeMap<Kind<'a>, BTreeMap<Version, DateTime<Utc>>> = BTreeMap::new();
-    for node in nodes {
+    // What a node that is down has seen last may have been taken back since.
+    let heard = nodes
+        .iter()
+        .filter(|node| node.agent.ready && node.opt_out.is_none());
+    for node in heard {
         let Some(kind) = kind(node) else { continue };
         for offer in status(node).into_iter().flat_map(|status| &status.offered) {
             let Ok(version) = Version::parse(&offer.version) else {

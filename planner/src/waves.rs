@@ -163,8 +163,9 @@ pub(crate) fn assign(
         progress.nodes += 1;
         let by_this_run = member.recorded.is_some();
         // One that has opted out is nobody's proof any more; one that runs a newer version by now has proven nothing.
-        let opted_out = member.place == Place::Skipped && member.node.opt_out.is_some();
-        let began = by_this_run && !opted_out;
+        // After the last wave there is nothing that a proof is needed for.
+        let is_out = member.place == Place::Skipped && (member.node.opt_out.is_some() || *wave == rest);
+        let began = by_this_run && !is_out;
         progress.needed += usize::from(began || member.passed_over || member.place == Place::Waiting);
         match member.place {
             Place::Waiting => {}

@@ -206,3 +206,45 @@ fn s10_a_wave_that_selects_nothing_is_approved_all_the_same_where_others_wait_be
     sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
 }
+
+#[test]
+fn s10_a_node_that_dies_while_its_wave_awaits_approval_has_failed_also_without_a_soak() {
+    for last in [false, true] {
+        let rest = if last {
+            "{name: first, size: 1}, {name: second, approval: Manual}"
+        } else {
+            "{name: first, size: 1, approval: Manual}, {name: second}"
+        };
+        let mut sim = Sim::new().nodes(3).plan("web", &format!("waves: [{rest}]"));
+        sim.run_until_phase("web", Phase::AwaitingApproval);
+        let granted = sim.checker.granted.last().unwrap().1.clone();
+        sim.not_ready(&granted);
+        sim.settle();
+        assert_eq!(sim.phase("web"), Some(Phase::Halted), "last: {last}");
+        let message = &sim.status("web").failed[0].message;
+        assert_eq!(
+            *message,
+            format!(
+                "not Ready while wave {} awaits its approval",
+                if last { "second" } else { "first" }
+            )
+        );
+    }
+}
+
+#[test]
+fn a_node_that_has_opted_out_is_not_watched() {
+    let waves =
+        "maxUnavailable: 2\nwaves: [{name: first, size: 1, soak: 1h, approval: Manual}, {name: rest}]";
+    let mut sim = Sim::new().nodes(3).plan("web", waves);
+    sim.run_until_phase("web", Phase::Soaking);
+    let canary = sim.checker.granted[0].1.clone();
+    sim.opt_out(&canary, Some("its disk is failing"));
+    sim.not_ready(&canary);
+    sim.run_for(hours(2));
+    assert_eq!(sim.status("web").nodes.failed, 0);
+    assert_eq!(sim.phase("web"), Some(Phase::AwaitingApproval));
+    sim.approve("web", "first");
+    sim.run_for(minutes(1));
+    assert_eq!(sim.checker.granted.len(), 2, "the next wave goes on");
+}

@@ -366,3 +366,16 @@ fn a_wave_without_a_soak_does_not_soak_when_the_clock_turns_out_to_be_ahead() {
     sim.run_for(minutes(2));
     sim.ends_well();
 }
+
+#[test]
+fn a_last_node_that_was_begun_and_is_held_up_is_skipped_and_the_run_complete() {
+    let mut sim = Sim::new().nodes(1).plan("web", "skipAfter: 1h");
+    sim.run_for(seconds(30));
+    assert_eq!(sim.granted().len(), 1);
+    sim.cordon("n01");
+    sim.run_for(minutes(50));
+    assert_ne!(sim.phase("web"), Some(Phase::Complete));
+    sim.run_for(minutes(30));
+    assert_eq!(sim.phase("web"), Some(Phase::Complete));
+    assert_eq!(sim.status("web").nodes.skipped, 1);
+}

@@ -101,20 +101,19 @@ async fn newest(client: &Client) {
     for age in ["0s", "72h", "8760h"] {
         assert_eq!(refusal(client, &spec(&latest(age))).await, None, "{age}");
     }
-    assert_eq!(
-        refusal(
-            client,
-            &spec(&json!({"targetVersion": "latest", "allowDowngrade": true}))
-        )
-        .await,
-        None
-    );
     assert_refused(
         client,
         &[
             (
                 json!({"minReleaseAge": "72h"}),
                 &["spec.minReleaseAge", "minReleaseAge is for targetVersion: latest"],
+            ),
+            (
+                json!({"targetVersion": "latest", "allowDowngrade": true}),
+                &[
+                    "spec.allowDowngrade",
+                    "allowDowngrade is for an exact targetVersion",
+                ],
             ),
             (latest("8761h"), &["spec.minReleaseAge", "8760h"]),
             (latest("3d"), &["spec.minReleaseAge", DURATION]),
