@@ -191,15 +191,16 @@ pub struct BottlerocketShadowStatus {
     #[serde(default)]
     pub saved_settings: Option<SavedSettings>,
     /// variant: the variant that the node runs, such as `aws-k8s-1.33`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    // Always written, also where it is nothing: a report replaces all of the one before.
+    #[serde(default)]
     #[schemars(length(max = 64))]
     pub variant: Option<String>,
     /// arch: the node's architecture, such as `x86_64`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default)]
     #[schemars(length(max = 64))]
     pub arch: Option<String>,
     /// offered: what the last refresh that succeeded has found on offer to this node, the newest first; at most 20.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default)]
     #[schemars(length(max = 20))]
     pub offered: Vec<Offer>,
     /// error: why the agent cannot do what this run and attempt ask for.

@@ -101,7 +101,7 @@ async fn agents_of_this_an_older_and_a_newer_version_are_served() {
         assert_eq!(answer.body, recorded("protocol-1", "refusals.ndjson")[0]);
     }
 
-    // An older agent: what it does not say is null.
+    // An older agent: what it does not say is null, and nothing is known to be on offer.
     for report in recorded("older", "reports.ndjson") {
         assert_eq!(
             spoken.say("PUT", "status", &report).await.status,
@@ -110,7 +110,12 @@ async fn agents_of_this_an_older_and_a_newer_version_are_served() {
         let stored = spoken.stored().await;
         let said = report.as_object().unwrap();
         for (field, value) in stored.as_object().unwrap() {
-            assert_eq!(value, said.get(field).unwrap_or(&Value::Null), "{field}");
+            let unsaid = if field == "offered" {
+                json!([])
+            } else {
+                Value::Null
+            };
+            assert_eq!(value, said.get(field).unwrap_or(&unsaid), "{field}");
         }
     }
 
