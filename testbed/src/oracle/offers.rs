@@ -80,7 +80,8 @@ impl<'a> Wanted<'a> {
     }
 }
 
-/// Whether the node is left alone, and that is right: its machine's last refresh did not find the version.
+/// Whether the node is left alone, and that is right: its machine's last refresh did not find the version, or it cannot refresh,
+/// which was judged when it was left alone.
 pub(super) fn is_left_alone(now: &Moment<'_>, run: &Run, uid: &str, node: &str, wanted: Wanted<'_>) -> bool {
     let machine = now.case.machines.of(node);
     let found = |target: &str| {
@@ -88,7 +89,12 @@ pub(super) fn is_left_alone(now: &Moment<'_>, run: &Run, uid: &str, node: &str, 
             .refreshed_at(now.at, false)
             .is_some_and(|refresh| refresh.found(target))
     };
-    run.left_alone.contains_key(uid) && wanted.on(machine, now.at).is_some_and(|target| !found(target))
+    match run.left_alone.get(uid) {
+        // What it had found before it could not refresh any more says nothing.
+        Some(FailureReason::Unsupported) => true,
+        Some(_) => wanted.on(machine, now.at).is_some_and(|target| !found(target)),
+        None => false,
+    }
 }
 
 fn is_of(kind: (&str, &str), target: &Target) -> bool {
@@ -116,7 +122,9 @@ impl Check for Offers {
                 },
                 FailureReason::Unsupported => {
                     let refresh = machine.refreshed_at(now.at, false);
-                    refresh.map(|_| "its refreshes succeed")
+                    refresh
+                        .filter(|refresh| refresh.at >= grant.granted_at)
+                        .map(|_| "its refreshes succeed")
                 }
                 _ => None,
             };
