@@ -15,6 +15,7 @@ use clap::Parser;
 use controller::{
     context::Context, drain::Drains, events::Publisher, metrics::Metrics, request::Fence, settings::Settings,
 };
+use futures::StreamExt;
 use kube::Client;
 use planner::decisions::DrainOrder;
 use serde_json::json;
@@ -65,11 +66,20 @@ impl Api {
                 .to_string()
                 .into_response();
         }
-        if request
-            .uri()
-            .query()
-            .is_some_and(|query| query.contains("watch=true"))
-        {
+        let asks = |what: &str| request.uri().query().is_some_and(|query| query.contains(what));
+        if asks("sendInitialEvents=true") {
+            let pod = json!({"kind": "Pod", "apiVersion": "v1",
+                "metadata": {"name": "web-1", "namespace": "default", "uid": "u", "resourceVersion": "1"},
+                "spec": {"nodeName": "n", "containers": []}});
+            let end = json!({"kind": "Pod", "apiVersion": "v1", "metadata": {
+                "resourceVersion": "1", "annotations": {"k8s.io/initial-events-end": "true"}}});
+            let lines = [("ADDED", pod), ("BOOKMARK", end)]
+                .map(|(kind, object)| format!("{}\n", json!({"type": kind, "object": object})));
+            let listed = futures::stream::iter(lines.map(|line| Ok(line.into_bytes())));
+            let events = listed.chain(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>());
+            return Body::from_stream(events).into_response();
+        }
+        if asks("watch=true") {
             return Body::from_stream(futures::stream::pending::<Result<Vec<u8>, std::io::Error>>())
                 .into_response();
         }
