@@ -52,8 +52,8 @@ bench: tools ## Measure the operator's own time per node and its requests, on no
 
 .PHONY: verify
 verify: ## The long proofs: ten thousand rollouts and a million worlds of the planner's properties; the model, every closed configuration
-	@PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties
-	@PROPTEST_CASES=1000000 cargo test --release -p planner --test any_world
+	@PROPTEST_RNG_SEED=$$RANDOM PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties
+	@PROPTEST_RNG_SEED=$$RANDOM PROPTEST_CASES=1000000 cargo test --release -p planner --test any_world
 	@cargo run --quiet --release -p model
 
 .PHONY: mutants

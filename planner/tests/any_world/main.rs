@@ -23,7 +23,11 @@ use planner::{
     plan,
     world::NodeFacts,
 };
-use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
+use proptest::{
+    prelude::*,
+    strategy::ValueTree,
+    test_runner::{RngSeed, TestRunner},
+};
 
 use settle::settle;
 use worlds::any_world;
@@ -32,6 +36,8 @@ proptest! {
     // 10,000 worlds, or PROPTEST_CASES where that is set.
     #![proptest_config(ProptestConfig {
         cases: match ProptestConfig::default().cases { 256 => 10_000, set => set },
+        // Always the same, unless PROPTEST_RNG_SEED says otherwise: what fails is then the change, not the day.
+        rng_seed: match ProptestConfig::default().rng_seed { RngSeed::Random => RngSeed::Fixed(20_261_126), set => set },
         failure_persistence: None,
         max_shrink_iters: 20_000,
         ..ProptestConfig::default()

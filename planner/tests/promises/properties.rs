@@ -3,7 +3,7 @@
 
 use api::plan::Phase;
 use chrono::TimeDelta;
-use proptest::prelude::*;
+use proptest::{prelude::*, test_runner::RngSeed};
 
 use crate::support::{Fault, Sim, Timing, hours, minutes, seconds};
 
@@ -156,6 +156,8 @@ proptest! {
     // A sixteenth of PROPTEST_CASES, which is 256 unless it is set.
     #![proptest_config(ProptestConfig {
         cases: ProptestConfig::default().cases.div_ceil(16),
+        // Always the same, unless PROPTEST_RNG_SEED says otherwise: what fails is then the change, not the day.
+        rng_seed: match ProptestConfig::default().rng_seed { RngSeed::Random => RngSeed::Fixed(20_261_126), set => set },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
