@@ -131,6 +131,7 @@ async fn s8_latest_is_the_newest_of_each_variant_and_does_not_move_in_its_run() 
     publish(&lab, image(&lab, "x1", "1.20.5"));
     offered(&lab, "x1", &["1.20.5", OLD]).await;
     offered(&lab, "n1", &[NEW, OLD]).await;
+    offered(&lab, "n2", &[NEW, OLD]).await;
     lab.apply(&plan("p", &json!({"targetVersion": "latest"})))
         .await
         .unwrap();
