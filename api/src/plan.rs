@@ -150,7 +150,8 @@ pub struct UpdatePlanSpec {
     pub waves: Vec<Wave>,
 
     /// skipAfter: where a wave waits for nothing but nodes that cannot be updated (not Ready, cordoned by somebody else,
-    /// without an agent that reports, or their version in dispute), for so long of open window they are waited for; then
+    /// without an agent that reports, or one that cannot undo an earlier attempt; their version in dispute; with `latest`,
+    /// nothing on offer), for so long of open window they are waited for; then
     /// they are skipped until they can be, or until something else of the plan is to be done. Default 1h; 0s to 720h.
     #[serde(default = "one_hour")]
     #[x_kube(validation = within("skipAfter", "0s", "720h"))]
