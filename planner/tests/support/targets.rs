@@ -70,7 +70,8 @@ fn is_newest(now: DateTime<Utc>, world: &World, new: &UpdateLedgerSpec, plan: &P
         .map_or(TimeDelta::zero(), |age| age.delta());
     let nodes = owned(world, new, plan)
         .into_iter()
-        .filter(|node| is_of(node, target));
+        // Whom nobody can ask now has no say.
+        .filter(|node| is_of(node, target) && node.agent.ready && node.opt_out.is_none());
     let offers: Vec<Offer> = nodes
         .filter_map(|node| node.shadow.as_ref()?.status.as_ref())
         .flat_map(|status| status.offered.clone())
