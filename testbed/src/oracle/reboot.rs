@@ -28,7 +28,10 @@ pub(super) struct Reboot {
 impl Check for Reboot {
     fn ledger(&mut self, now: &Moment<'_>, change: &LedgerChange, report: &mut Report) {
         for (uid, before, after) in &change.kept {
-            if (before.phase, after.phase) == (GrantPhase::Granted, GrantPhase::Drained) {
+            // A node that is deleted in the moment of its last eviction is taken for drained for nothing: a permit is
+            // never given to it.
+            let gone = now.state.node_of_uid(uid).is_none() && now.tracks.lived_lately(uid, now.state);
+            if (before.phase, after.phase) == (GrantPhase::Granted, GrantPhase::Drained) && !gone {
                 check_empty(now, uid, after, "was taken for drained", report);
             }
             let (None, Some(permit)) = (&before.permit, &after.permit) else {

@@ -115,6 +115,49 @@ fn s5_a_drain_that_failed_and_passes_is_seen() {
     story.breaks(Promise::S5, "taken for drained, but pods are left: default/web-a");
 }
 
+/// A node that is deleted, and then taken for drained after so many seconds.
+fn drained_after_its_deletion(seconds: i64) -> (Story, String) {
+    let mut story = unfinished(&["a", "b"], json!({}));
+    story.grant("a");
+    story.stage("a");
+    story.cordon("a");
+    story.drain("a");
+    let uid = story.uid_of("a");
+    story.delete_node("a");
+    story.wait(seconds);
+    story.edit_ledger(|ledger| ledger.grants.get_mut(&uid).unwrap().phase = GrantPhase::Drained);
+    (story, uid)
+}
+
+#[test]
+fn s5_a_drain_that_ends_as_its_node_is_deleted_is_forgiven() {
+    let (mut story, uid) = drained_after_its_deletion(0);
+    story.edit_ledger(|ledger| drop(ledger.grants.remove(&uid)));
+    story.is_clean();
+}
+
+#[test]
+fn s5_a_drain_that_ends_long_after_its_nodes_deletion_is_seen() {
+    let (story, _) = drained_after_its_deletion(7);
+    story.breaks(Promise::S5, "taken for drained, but there is no node of UID");
+}
+
+#[test]
+fn s5_a_permit_for_a_node_that_is_deleted_is_seen() {
+    let (mut story, uid) = drained_after_its_deletion(0);
+    let (boot_id, at) = ("boot-1".into(), story.now);
+    story.edit_ledger(|ledger| {
+        let grant = ledger.grants.get_mut(&uid).unwrap();
+        grant.phase = GrantPhase::Rebooting;
+        grant.permit = Some(Permit {
+            id: "p".into(),
+            boot_id,
+            at,
+        });
+    });
+    story.breaks(Promise::S5, "permitted to reboot, but there is no node of UID");
+}
+
 #[test]
 fn s5_a_permit_for_a_node_that_is_not_cordoned_is_seen() {
     let mut story = emptied();
