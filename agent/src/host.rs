@@ -58,6 +58,16 @@ impl HostFacts {
         })
     }
 
+    /// Whether this version is on the inactive partition, as far as the updater knows.
+    #[must_use]
+    pub fn holds(&self, version: &str) -> bool {
+        let staging = self
+            .update
+            .status()
+            .and_then(|status| status.staging_partition.as_ref());
+        staging.is_some_and(|staging| self.is_image(&staging.image, version))
+    }
+
     /// Whether the next boot is into this version.
     #[must_use]
     pub fn boots_next(&self, version: &str) -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::{
     ledger::PermitRefusal,
-    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState},
+    shadow::{BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, acknowledges},
     wire::{Instruction, PermitResponse},
 };
 use chrono::{DateTime, Utc};
@@ -93,6 +93,8 @@ pub struct Work {
     pub prepared: bool,
     /// Why the spec cannot be carried out.
     pub trouble: Option<Trouble>,
+    /// Whether what is to be downloaded ahead of the node's turn is there, or cannot be had.
+    pub ahead_over: bool,
     /// The reboot permit.
     pub permit: Option<Permit>,
     /// The last refusal of a permit.
@@ -170,8 +172,9 @@ impl Memory {
     pub fn saw(&mut self, facts: &HostFacts, timings: &Timings, now: Now) {
         self.work.begun.get_or_insert(now.elapsed);
         if self.stages() && facts.settings.is_some() && facts.settings == self.work.wanted_settings() {
-            self.locked_to.clone_from(&self.work.spec.version);
+            self.locked_to = self.work.to_stage().cloned();
         }
+        self.work.ahead_over |= self.is_staged_ahead(facts);
         if facts.update == Update::Busy {
             self.work.looks = self.work.looks.saturating_add(1);
         } else {
@@ -180,6 +183,18 @@ impl Memory {
                 self.ended(&pending, at_once, facts, timings, now);
             }
         }
+    }
+
+    /// Whether the image that is to be downloaded ahead of the node's turn is on the inactive partition, and nothing says that it
+    /// is another one: not the settings that it was prepared by.
+    fn is_staged_ahead(&self, facts: &HostFacts) -> bool {
+        let changed = self
+            .known
+            .as_ref()
+            .is_some_and(|status| status.saved_settings.is_some());
+        let as_prepared = !changed || facts.settings == self.work.wanted_settings();
+        let version = self.work.to_stage().filter(|_| self.is_ahead() && as_prepared);
+        version.is_some_and(|version| facts.holds(version))
     }
 
     fn ended(&mut self, pending: &Pending, at_once: bool, facts: &HostFacts, timings: &Timings, now: Now) {
@@ -237,7 +252,7 @@ impl Memory {
             work.failures = 0;
             work.refresh_failing_since = None;
             work.refreshed = true;
-            let wanted = work.spec.version.as_deref().filter(|_| stages);
+            let wanted = work.to_stage().filter(|_| stages);
             if wanted.is_none_or(|version| facts.can_prepare(version)) {
                 work.not_offered_since = None;
                 work.refreshes = 0;
@@ -305,12 +320,16 @@ impl Memory {
             Call::Command(command) => command.to_string(),
             Call::ChangeSettings(_) => "changing settings.updates".to_owned(),
         };
+        if matches!(call, Call::ChangeSettings(_)) && !self.stages() {
+            // They are put back: that they are not locked any more is nobody else's doing.
+            self.locked_to = None;
+        }
         match answer {
             Ok(()) => {
                 if matches!(call, Call::ChangeSettings(_)) {
                     self.work.failures = 0;
                     if self.stages() {
-                        self.locked_to.clone_from(&self.work.spec.version);
+                        self.locked_to = self.work.to_stage().cloned();
                     }
                 }
                 return;
@@ -350,6 +369,13 @@ impl Memory {
     pub fn reported(&mut self, status: BottlerocketShadowStatus) {
         if status.saved_settings.is_none() {
             self.locked_to = None;
+            // Once its settings are put back, that is over, however it has ended.
+            let before = self
+                .known
+                .as_ref()
+                .filter(|before| before.saved_settings.is_some());
+            self.work.ahead_over |=
+                self.is_ahead() && before.is_some_and(|before| acknowledges(before, &self.work.spec));
         }
         self.known = Some(status.clone());
         self.stored = Some(status);
@@ -432,8 +458,13 @@ impl Memory {
         self.work.failures = 0;
     }
 
+    /// Whether an image is to be on the inactive partition that is not known to be there.
     fn stages(&self) -> bool {
-        self.work.spec.state == NodeState::StagedAndPerformedUpdate
+        self.work.to_stage().is_some() && !self.work.ahead_over
+    }
+
+    fn is_ahead(&self) -> bool {
+        self.work.spec.state == NodeState::Idle && self.stages()
     }
 
     /// Has an idle node ask its repository what is on offer.
@@ -443,22 +474,38 @@ impl Memory {
     }
 
     fn trouble(&mut self, words: String) {
-        let reason = FailureReason::StageFailed;
-        self.work.trouble.get_or_insert(Trouble { reason, words });
+        self.found(FailureReason::StageFailed, words);
     }
 
     fn unsupported(&mut self, how: &str) {
-        let words = unsupported(how);
-        let reason = FailureReason::Unsupported;
-        self.work.trouble.get_or_insert(Trouble { reason, words });
+        self.found(FailureReason::Unsupported, unsupported(how));
+    }
+
+    fn found(&mut self, reason: FailureReason, words: String) {
+        if self.is_ahead() {
+            // Nothing is lost: in the node's turn it is tried again, and what is wrong is reported then.
+            self.work.ahead_over = true;
+        } else {
+            self.work.trouble.get_or_insert(Trouble { reason, words });
+        }
     }
 }
 
 impl Work {
+    /// The version that is to be on the inactive partition, in the node's turn or ahead of it.
+    #[must_use]
+    pub fn to_stage(&self) -> Option<&String> {
+        match self.spec.state {
+            NodeState::StagedAndPerformedUpdate => self.spec.version.as_ref(),
+            NodeState::Idle => self.spec.stage.as_ref().map(|stage| &stage.version),
+            NodeState::RebootedIntoUpdate | NodeState::MonitoringUpdate | NodeState::ErrorReset => None,
+        }
+    }
+
     /// The settings that the asked version needs.
     #[must_use]
     pub fn wanted_settings(&self) -> Option<Settings> {
-        let version_lock = self.spec.version.clone()?;
+        let version_lock = self.to_stage().or(self.spec.version.as_ref())?.clone();
         Some(Settings {
             version_lock,
             ignore_waves: true,

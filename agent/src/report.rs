@@ -90,17 +90,30 @@ pub fn begun(
     facts: &HostFacts,
     found: &Settings,
 ) -> BottlerocketShadowStatus {
-    let saved = SavedSettings {
-        version_lock: found.version_lock.clone(),
-        ignore_waves: found.ignore_waves,
-    };
-    let saved_settings = Some(saved);
     BottlerocketShadowStatus {
         run: None,
         attempt: None,
         error: None,
-        saved_settings,
-        ..current(known, facts)
+        ..begun_ahead(known, facts, found)
+    }
+}
+
+/// Before the settings are changed ahead of the node's turn: what they are. The node is still Idle. Where they are saved already,
+/// they stay as they were found first.
+#[must_use]
+pub fn begun_ahead(
+    known: Option<&BottlerocketShadowStatus>,
+    facts: &HostFacts,
+    found: &Settings,
+) -> BottlerocketShadowStatus {
+    let now = current(known, facts);
+    let saved = SavedSettings {
+        version_lock: found.version_lock.clone(),
+        ignore_waves: found.ignore_waves,
+    };
+    BottlerocketShadowStatus {
+        saved_settings: now.saved_settings.clone().or(Some(saved)),
+        ..now
     }
 }
 

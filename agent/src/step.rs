@@ -62,7 +62,8 @@ pub fn step(
         now,
     };
     let next = match instruction.spec.state {
-        NodeState::Idle | NodeState::ErrorReset => look.put_back(),
+        NodeState::Idle => look.stage_ahead().unwrap_or_else(|| look.put_back()),
+        NodeState::ErrorReset => look.put_back(),
         NodeState::StagedAndPerformedUpdate => look.stage(),
         NodeState::RebootedIntoUpdate => look.reboot(),
         NodeState::MonitoringUpdate => look.monitor(),
@@ -125,7 +126,12 @@ impl<'a> Look<'a> {
                 unsupported("it has no settings.updates"),
             );
         };
-        if self.known().is_none_or(|status| status.saved_settings.is_none()) {
+        let begun = |status: &BottlerocketShadowStatus| {
+            // Where the download had begun ahead of the node's turn, what was reported so far acknowledges that it is Idle.
+            let idle = status.current_state == NodeState::Idle && status.run.is_some();
+            status.saved_settings.is_some() && !idle
+        };
+        if !self.known().is_some_and(begun) {
             return Step::Report(Box::new(report::begun(self.known(), self.facts, settings)));
         }
         if *settings != wanted {
@@ -147,10 +153,9 @@ impl<'a> Look<'a> {
             return self.report(report::done(self.known(), self.facts, self.spec));
         }
         let staging = status.staging_partition.as_ref().map(|staging| &staging.image);
-        let is_staged = staging.is_some_and(|image| self.facts.is_image(image, version));
         match status.update_state {
             UpdateState::Ready => return command(Command::Deactivate),
-            UpdateState::Staged if is_staged => return command(Command::Activate),
+            UpdateState::Staged if self.facts.holds(version) => return command(Command::Activate),
             _ => {}
         }
         let work = &self.memory.work;
@@ -197,6 +202,42 @@ impl<'a> Look<'a> {
             os.variant_id, os.arch
         );
         self.fail(FailureReason::VersionNotOffered, message)
+    }
+
+    /// Ahead of the node's turn: refresh and prepare by the settings that this needs, which are put back then. None: nothing of that
+    /// is to be done (any more). What goes wrong is left for the node's turn, where it is reported.
+    fn stage_ahead(&self) -> Option<Step> {
+        let work = &self.memory.work;
+        let version = work.to_stage().filter(|_| !work.ahead_over)?;
+        let runs = &self.facts.os.version_id;
+        // First of all what an earlier attempt has changed is put back.
+        if !self.is_acknowledged() || runs == version || is_older(version, runs) {
+            return None;
+        }
+        if self.facts.update == Update::Busy {
+            return Some(self.poll());
+        }
+        let (settings, wanted) = (self.facts.settings.as_ref()?, work.wanted_settings()?);
+        if self.known().is_none_or(|status| status.saved_settings.is_none()) {
+            let begun = report::begun_ahead(self.known(), self.facts, settings);
+            return Some(Step::Report(Box::new(begun)));
+        }
+        if *settings != wanted {
+            let others = self.memory.locked_to.as_ref() == Some(version)
+                || self.is_strange_lock(&settings.version_lock);
+            return (!others).then_some(Step::Call(Call::ChangeSettings(wanted)));
+        }
+        let Update::Status(status) = &self.facts.update else {
+            return Some(command(Command::Refresh));
+        };
+        if status.update_state == UpdateState::Ready || work.prepared {
+            return None;
+        }
+        if work.refreshed && self.facts.can_prepare(version) {
+            return Some(command(Command::Prepare));
+        }
+        let tried = |since| self.now.elapsed >= since + self.timings.config_apply_timeout;
+        (!work.not_offered_since.is_some_and(tried)).then(|| command(Command::Refresh))
     }
 
     fn reboot(&self) -> Step {
@@ -338,17 +379,24 @@ impl<'a> Look<'a> {
 
     /// Whether the lock is what the update has set, and not what someone else has set since.
     fn is_our_lock(&self, lock: &str) -> bool {
-        match self.spec.version.as_ref().or(self.memory.locked_to.as_ref()) {
-            Some(version) => version == lock,
-            None => lock != "latest",
+        let ours = [
+            self.memory.work.to_stage(),
+            self.spec.version.as_ref(),
+            self.memory.locked_to.as_ref(),
+        ];
+        if ours.iter().all(Option::is_none) {
+            return lock != "latest";
         }
+        ours.into_iter().flatten().any(|version| version == lock)
     }
 
     /// Whether the lock is neither what was found before the update nor what the update sets: also an agent that was started
     /// again in between knows that someone else has set it.
     fn is_strange_lock(&self, lock: &str) -> bool {
         let saved = self.known().and_then(|status| status.saved_settings.as_ref());
-        saved.is_some_and(|saved| saved.version_lock != lock && self.spec.version.as_deref() != Some(lock))
+        let wanted = self.memory.work.wanted_settings();
+        let ours = wanted.is_some_and(|wanted| wanted.version_lock == lock);
+        saved.is_some_and(|saved| saved.version_lock != lock && !ours)
     }
 
     fn known(&self) -> Option<&'a BottlerocketShadowStatus> {

@@ -95,6 +95,19 @@ pub struct BottlerocketShadowSpec {
     /// failure: why the last attempt of this run failed, or why the node is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// stage: what the node is to download ahead of its turn. Only while `state` is Idle; nothing is activated, and the
+    /// settings are put back once it is there (`status.staged_version`) or cannot be had. None: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stage: Option<StageAhead>,
+}
+
+/// What a node is to download ahead of its turn.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct StageAhead {
+    /// version: the version to have on the inactive partition.
+    pub version: String,
+    /// until: from then on the node is no longer counted among those that download. It may still be trying.
+    pub until: DateTime<Utc>,
 }
 
 /// Why an attempt failed.

@@ -179,6 +179,11 @@ pub enum Verdict {
         /// Some of the nodes that are unavailable, at most 5, each with the reason for people: `node-3 (not Ready)`.
         by: Shared,
     },
+    /// The node downloads its version ahead of its turn; it waits for others.
+    Staging {
+        /// The version.
+        version: String,
+    },
     /// Nodes of as many other domains are unavailable as may be.
     DomainBusy {
         /// The node's domain.
@@ -273,6 +278,7 @@ impl Verdict {
             Self::WindowTooShort { .. } => "WindowTooShort",
             Self::ClockSkewed { .. } => "ClockSkewed",
             Self::BudgetSpent { .. } => "BudgetSpent",
+            Self::Staging { .. } => "Staging",
             Self::DomainBusy { .. } => "DomainBusy",
         }
     }
@@ -401,6 +407,9 @@ impl fmt::Display for Verdict {
                      lower expectedNodeDuration",
                     instant(*opens)
                 )
+            }
+            Self::Staging { version } => {
+                write!(f, "downloads {version} ahead of its turn, and waits for others")
             }
             Self::BudgetSpent {
                 unavailable,

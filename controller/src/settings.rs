@@ -35,6 +35,12 @@ pub struct Settings {
     #[arg(long, env = "BRUPOP_MAX_UNAVAILABLE", value_parser = limit)]
     pub max_unavailable: Option<IntOrPercent>,
 
+    /// How many nodes may at a time download ahead of their turn. They are those that wait for the budget, or for a window that
+    /// opens within their plan's `timeouts.stage`; later waves are not told before they start. The download overwrites the image
+    /// on the inactive partition, which may be older: there is nothing to go back to from then on. 0: none.
+    #[arg(long, env = "BRUPOP_STAGE_AHEAD", default_value_t = 0)]
+    pub stage_ahead: u16,
+
     /// Whether to take part in leader election. Only tests run without.
     #[arg(long, env = "BRUPOP_LEADER_ELECT", default_value_t = true, action = ArgAction::Set)]
     pub leader_elect: bool,
@@ -195,6 +201,7 @@ impl Settings {
             retry_backoff: delta(self.retry_backoff),
             release_wait: delta(self.release_wait),
             max_unavailable: self.max_unavailable,
+            stage_ahead: usize::from(self.stage_ahead),
         }
     }
 }

@@ -175,6 +175,7 @@ impl Model {
             retry_backoff: TICK * i32::from(limits.backoff),
             release_wait: TICK * i32::from(limits.release_wait),
             max_unavailable: None,
+            stage_ahead: 0,
         };
         let world = observe::world(&snapshot, settings);
         let decisions = planner::plan(at(seen.now), &world);

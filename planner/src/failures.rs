@@ -166,6 +166,7 @@ pub(crate) fn watch_soaking_wave(
         };
         let spec = BottlerocketShadowSpec {
             failure: Some(failure),
+            stage: None,
             ..shadow.spec.clone()
         };
         planning.actions.push(Action::SetShadow {

@@ -118,7 +118,7 @@ fn grant(
 }
 
 /// Why the whole plan grants nothing.
-fn plan_verdict(
+pub(crate) fn plan_verdict(
     planning: &Planning<'_>,
     rollout: &Rollout<'_>,
     valid: &ValidPlan,

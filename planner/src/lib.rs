@@ -28,6 +28,7 @@
 //! No I/O, no clock, no randomness: see `clippy.toml` beside this crate.
 
 mod actions;
+mod ahead;
 mod budgets;
 pub mod decisions;
 mod entries;

@@ -502,6 +502,7 @@ impl Granted<'_> {
             attempt: Some(self.grant.attempt),
             from_version: Some(self.grant.from.clone()),
             failure,
+            stage: None,
         };
         Action::SetShadow {
             node: self.node.name.clone(),

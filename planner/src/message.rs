@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Reasons that follow from what other nodes do: there is nothing that a person could do about them.
-const FOLLOWS: [&str; 3] = ["WaveNotReached", "BudgetSpent", "DomainBusy"];
+const FOLLOWS: [&str; 4] = ["WaveNotReached", "BudgetSpent", "DomainBusy", "Staging"];
 
 /// What phase and message are made of.
 pub(crate) struct View<'a> {

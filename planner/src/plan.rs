@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     actions,
+    ahead::{self, Ahead},
     decisions::{Action, Decisions, DrainOrder, Event, LedgerChange, PlanStatus},
     entries,
     machine::{self, Change, Granted},
@@ -88,6 +89,8 @@ pub(crate) struct Planning<'a> {
     granted_nodes: HashMap<&'a str, &'a NodeFacts>,
     /// The install's own limit, and the nodes without a grant that spend it.
     pub install: Option<(usize, Vec<String>)>,
+    /// Who downloads ahead of its turn.
+    pub ahead: Ahead,
 }
 
 impl<'a> Planning<'a> {
@@ -110,6 +113,7 @@ impl<'a> Planning<'a> {
             look_again: None,
             granted_nodes,
             install: None,
+            ahead: Ahead::new(now, world, ledger),
         }
     }
 
@@ -377,6 +381,7 @@ impl<'a> Planning<'a> {
                     state_transition_timestamp: Some(self.now),
                     version: None,
                     downgrade: None,
+                    stage: None,
                     ..shadow.spec.clone()
                 };
                 let answered = shadow.spec.state != NodeState::ErrorReset || machine::acknowledged(shadow);
@@ -404,6 +409,7 @@ impl<'a> Planning<'a> {
 
     fn finish(mut self, plans: &[Owned<'_>], rollouts: Vec<rollout::Rollout<'_>>) -> Decisions {
         self.finalizers(plans);
+        ahead::take_back(&mut self);
         let written = self.world.ledger.as_ref() == Some(&self.ledger);
         let mut decisions = Decisions::default();
         if written {

@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use semver::Version;
 
 use crate::{
+    ahead,
     decisions::{Action, NodeVerdict},
     estimate, failures, grants, held, machine,
     owners::Owned,
@@ -158,6 +159,7 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
     }
     rollout.waves = Some(assignment);
     rollout.estimate = estimate::completion(planning, &rollout, valid, &entry);
+    ahead::tell(planning, &mut rollout, valid, &entry);
     planning.ledger.plans.insert(facts.uid.clone(), entry);
     rollout
 }

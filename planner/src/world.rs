@@ -35,6 +35,8 @@ pub struct Settings {
     pub release_wait: TimeDelta,
     /// How many of all nodes that take part may be unavailable; it replaces the ledger's. Default: what the ledger says.
     pub max_unavailable: Option<IntOrPercent>,
+    /// How many nodes may at a time be told to download ahead of their turn. Default 0: none is.
+    pub stage_ahead: usize,
 }
 
 impl Default for Settings {
@@ -43,6 +45,7 @@ impl Default for Settings {
             retry_backoff: TimeDelta::minutes(1),
             release_wait: TimeDelta::minutes(1),
             max_unavailable: None,
+            stage_ahead: 0,
         }
     }
 }

@@ -21,6 +21,8 @@ use crate::world::{AgentFacts, Blocked, DrainFacts, NodeFacts, ShadowFacts};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Job {
     Stage,
+    /// Downloads ahead of its turn.
+    StageAhead,
     PutBack,
     AskPermit,
     GoDown,
@@ -63,6 +65,10 @@ pub struct VirtualNode {
     pub pods: u32,
     /// Every reboot: when, and for which run and attempt.
     pub reboots: Vec<(DateTime<Utc>, Option<String>, Option<u32>)>,
+    /// The version that it downloads ahead of its turn.
+    ahead: Option<String>,
+    /// The version that it could not download ahead of its turn.
+    gave_up: Option<String>,
     dice: Dice,
     boots: u32,
     job: Option<(DateTime<Utc>, Job, Order)>,
@@ -104,6 +110,8 @@ impl VirtualNode {
             up: true,
             pods: PODS,
             reboots: Vec::new(),
+            ahead: None,
+            gave_up: None,
             dice: Dice::new(seed, uid),
             boots: 1,
             job: None,
@@ -206,6 +214,12 @@ impl VirtualNode {
         };
         let spec = &shadow.spec;
         let order: Order = (spec.state, spec.run.clone(), spec.attempt);
+        let ahead = spec.stage.as_ref().map(|stage| &stage.version);
+        let ahead =
+            ahead.filter(|version| ![&self.staged, &self.gave_up].contains(&&Some((*version).clone())));
+        let download = self
+            .job
+            .take_if(|(_, job, of)| *job == Job::StageAhead && (ahead.is_none() || *of != order));
         if self.job.as_ref().is_some_and(|(_, _, of)| *of == order) {
             return;
         }
@@ -216,16 +230,24 @@ impl VirtualNode {
         let known =
             status.boot_id.as_deref() == Some(&facts.boot_id) && status.current_version == *self.says();
         if (acknowledges(status, spec) || failed && !undoing) && known {
+            self.job = ahead.map(|_| (now + self.timing.stage, Job::StageAhead, order));
+            self.ahead = ahead.cloned();
             return;
         }
         let (job, after) = match spec.state {
             _ if !known => (Job::Report, self.timing.agent),
+            NodeState::StagedAndPerformedUpdate if self.staged.is_some() && self.staged == spec.version => {
+                (Job::Stage, self.timing.agent)
+            }
             NodeState::StagedAndPerformedUpdate => (Job::Stage, self.timing.stage),
             NodeState::RebootedIntoUpdate => (Job::AskPermit, self.timing.agent),
             NodeState::MonitoringUpdate => (Job::Report, self.timing.agent),
             NodeState::Idle | NodeState::ErrorReset => (Job::PutBack, self.timing.agent),
         };
-        self.job = Some((now + after, job, order));
+        // What is being downloaded ahead when its turn comes is not begun again.
+        let goes_on = download.filter(|_| job == Job::Stage && self.ahead == spec.version);
+        let due = goes_on.map_or(now + after, |(due, ..)| due.max(now + self.timing.agent));
+        self.job = Some((due, job, order));
     }
 
     /// The step that is under way takes its whole time from now on.
@@ -306,27 +328,23 @@ impl VirtualNode {
                     .shadow
                     .as_ref()
                     .and_then(|shadow| shadow.spec.version.clone());
-                let offered = self.repository.as_ref().zip(wanted.as_ref());
-                if self.has(Fault::Unsupported) {
-                    let words = "this image cannot be updated in place: refresh-updates answers 404";
-                    self.report(facts, Err((FailureReason::Unsupported, words)));
-                } else if let Some((_, wanted)) =
-                    offered.filter(|(offered, wanted)| !offered.contains(wanted))
-                {
-                    let words = format!("version {wanted} is not offered to this node");
-                    self.report(facts, Err((FailureReason::VersionNotOffered, &words)));
-                } else if self.strikes(Fault::PrepareFails) {
-                    self.report(
-                        facts,
-                        Err((
-                            FailureReason::StageFailed,
-                            "prepare-update failed: no space left on device",
-                        )),
-                    );
-                } else {
-                    self.staged = wanted;
-                    self.activated = true;
-                    self.report(facts, Ok(true));
+                match self.download(wanted) {
+                    Ok(()) => {
+                        self.activated = true;
+                        self.report(facts, Ok(true));
+                    }
+                    Err((reason, words)) => self.report(facts, Err((reason, &words))),
+                }
+            }
+            Job::StageAhead => {
+                let stage = facts
+                    .shadow
+                    .as_ref()
+                    .and_then(|shadow| shadow.spec.stage.as_ref());
+                let wanted = stage.map(|stage| stage.version.clone());
+                match self.download(wanted.clone()) {
+                    Ok(()) => self.report(facts, Ok(false)),
+                    Err(_) => self.gave_up = wanted,
                 }
             }
             Job::PutBack => {
@@ -364,6 +382,27 @@ impl VirtualNode {
             Job::ComeUp => self.come_up(now, facts),
         }
         Did::Nothing
+    }
+
+    fn download(&mut self, wanted: Option<String>) -> Result<(), (FailureReason, String)> {
+        if self.staged.is_some() && self.staged == wanted {
+            return Ok(());
+        }
+        let offered = self.repository.as_ref().zip(wanted.as_ref());
+        if self.has(Fault::Unsupported) {
+            let words = "this image cannot be updated in place: refresh-updates answers 404";
+            return Err((FailureReason::Unsupported, words.to_owned()));
+        }
+        if let Some((_, wanted)) = offered.filter(|(offered, wanted)| !offered.contains(wanted)) {
+            let words = format!("version {wanted} is not offered to this node");
+            return Err((FailureReason::VersionNotOffered, words));
+        }
+        if self.strikes(Fault::PrepareFails) {
+            let words = "prepare-update failed: no space left on device";
+            return Err((FailureReason::StageFailed, words.to_owned()));
+        }
+        self.staged = wanted;
+        Ok(())
     }
 
     fn ask_permit(
@@ -420,10 +459,11 @@ impl VirtualNode {
         self.boots += 1;
         self.job = None;
         facts.boot_id = format!("{}-boot-{}", facts.uid, self.boots);
+        let staged = self.staged.take();
         if self.activated {
             self.activated = false;
             let given_up = self.strikes(Fault::BootsOldVersion);
-            if let Some(version) = self.staged.take().filter(|_| !given_up) {
+            if let Some(version) = staged.filter(|_| !given_up) {
                 self.runs = version;
             }
         }

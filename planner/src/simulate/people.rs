@@ -54,6 +54,8 @@ pub enum Happening {
     Stop(bool),
     /// Somebody sets the install's own limit, or takes it away.
     MaxUnavailable(Option<IntOrPercent>),
+    /// The install lets so many nodes download ahead of their turn at a time.
+    StageAhead(usize),
     /// The controller's clock is so far ahead of the Kubernetes API's; None: it is not known how far.
     ClockSkew(Option<TimeDelta>),
     /// Nothing happens; the timeline shows how everything stands.
@@ -164,6 +166,7 @@ impl Cluster {
             Happening::MaxUnavailable(limit) => {
                 self.world.ledger.get_or_insert_default().max_unavailable = *limit;
             }
+            Happening::StageAhead(limit) => self.world.settings.stage_ahead = *limit,
             Happening::ClockSkew(skew) => self.world.clock_skew = *skew,
             Happening::Look => {}
         }
@@ -298,6 +301,9 @@ impl fmt::Display for Happening {
             Self::Stop(false) => f.write_str("the install is no longer stopped"),
             Self::MaxUnavailable(Some(limit)) => write!(f, "maxUnavailable of the install is {limit}"),
             Self::MaxUnavailable(None) => f.write_str("the install has no limit"),
+            Self::StageAhead(limit) => {
+                write!(f, "at most {limit} at a time may download ahead of their turn")
+            }
             Self::ClockSkew(Some(skew)) => write!(f, "the clock is {} s ahead", skew.num_seconds()),
             Self::ClockSkew(None) => f.write_str("the clock is not compared"),
             Self::Look => f.write_str("a look"),

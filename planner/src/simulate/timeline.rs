@@ -51,7 +51,7 @@ pub enum What {
     Done {
         /// The node's name.
         node: String,
-        /// What: something that was left on it is undone, or a failure is noted in its shadow.
+        /// What: something that was left on it is undone, a failure is noted in its shadow, or it is to download ahead.
         done: &'static str,
     },
     /// A node without a grant waits, for another reason than before.
@@ -255,10 +255,12 @@ impl Observer for Recorder {
             Action::SetShadow { node, spec } => {
                 let before = cluster.node(node).and_then(|node| node.shadow.as_ref());
                 let noted = before.is_some_and(|before| before.spec.failure != spec.failure);
-                let done = if noted {
-                    "its failure is noted"
-                } else {
-                    "set to Idle, as it has no grant"
+                let ahead = before.is_some_and(|before| before.spec.stage != spec.stage);
+                let done = match &spec.stage {
+                    _ if noted => "its failure is noted",
+                    Some(_) if ahead => "told to download ahead of its turn",
+                    None if ahead => "told not to download ahead of its turn",
+                    _ => "set to Idle, as it has no grant",
                 };
                 (node, None, done)
             }

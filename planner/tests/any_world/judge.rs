@@ -1,6 +1,7 @@
 //! S1, S3 to S5 and S7 to S12 on one answer, in whatever world it was given.
 
 mod actions;
+mod ahead;
 mod grants;
 mod waves;
 
@@ -83,6 +84,7 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
     judge.recorded();
     judge.withdrawn();
     decisions.actions.iter().for_each(|action| judge.action(action));
+    judge.ahead(decisions);
     for drain in &decisions.drains {
         let grant = judge
             .after

@@ -5,7 +5,7 @@ use api::{
     ledger::{Grant, PlanEntry, UpdateLedgerSpec},
     names::NODE_LABEL,
     plan::UpdatePlanSpec,
-    shadow::{AgentError, Disruption, Failure, FailureReason, NodeState},
+    shadow::{AgentError, Disruption, Failure, FailureReason, NodeState, StageAhead},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::{
@@ -52,15 +52,15 @@ impl Draw<'_> {
 const NODES: usize = 10;
 const PLANS: usize = 3;
 /// Bytes for each thing that is drawn.
-const SIZE: usize = 56;
+const SIZE: usize = 64;
 
 /// Any world.
 pub fn any_world() -> impl Strategy<Value = Asked> {
     let bytes = || prop::array::uniform32(any::<u8>());
-    let thing = (bytes(), prop::array::uniform24(any::<u8>()));
+    let thing = (bytes(), prop::array::uniform32(any::<u8>()));
     let things = |most| prop::collection::vec(thing, 0..=most);
     (bytes(), things(PLANS), things(NODES)).prop_map(|(general, plans, nodes)| {
-        let join = |(a, b): &([u8; 32], [u8; 24])| {
+        let join = |(a, b): &([u8; 32], [u8; 32])| {
             let mut all = [0; SIZE];
             all[..32].copy_from_slice(a);
             all[32..].copy_from_slice(b);
@@ -117,6 +117,7 @@ fn world(draw: &mut Draw<'_>, plans: &[[u8; SIZE]], nodes: &[[u8; SIZE]]) -> Ask
             }
             ledger.grants.insert(facts.uid.clone(), grant);
         }
+        ahead(&mut Draw(bytes[SIZE - 4..].iter()), now, facts, &way.target);
     }
     if draw.seldom(5) {
         // A grant of a node that is gone, or was replaced under its name.
@@ -131,6 +132,7 @@ fn world(draw: &mut Draw<'_>, plans: &[[u8; SIZE]], nodes: &[[u8; SIZE]]) -> Ask
         .chain([Some(29), Some(-31), Some(4000), None])
         .collect::<Vec<_>>());
     world.clock_skew = skew.map(TimeDelta::seconds);
+    world.settings.stage_ahead = draw.of(&[0, 1, 1, 3]);
     Asked { now, world }
 }
 
@@ -364,6 +366,19 @@ fn node(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &mut NodeFacts, way: &Wa
             }
             status
         });
+}
+
+/// What a node is told to download ahead of its turn, and what is on its inactive partition.
+fn ahead(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &mut NodeFacts, target: &str) {
+    let Some(shadow) = &mut facts.shadow else { return };
+    let version = draw.of(&[target, target, "1.22.0"]).to_owned();
+    if let Some(status) = shadow.status.as_mut().filter(|_| draw.seldom(20)) {
+        status.staged_version = Some(version.clone());
+    }
+    if draw.seldom(30) {
+        let until = now + TimeDelta::minutes(i64::from(draw.below(60)) - 15);
+        shadow.spec.stage = Some(StageAhead { version, until });
+    }
 }
 
 fn failure(draw: &mut Draw<'_>, now: DateTime<Utc>) -> Failure {

@@ -241,6 +241,7 @@ impl Reader {
             ["ledger", "lost"] => vec![Happening::LedgerLost],
             ["install", "stop"] => vec![Happening::Stop(true)],
             ["install", "go-on"] => vec![Happening::Stop(false)],
+            ["install", "stage-ahead", limit] => vec![Happening::StageAhead(limit.parse()?)],
             ["install", "max-unavailable", limit] => vec![Happening::MaxUnavailable(Some(limit.parse()?))],
             ["clock", "unknown"] => vec![Happening::ClockSkew(None)],
             ["clock", skew] => {

@@ -29,6 +29,8 @@ pub struct Expectations {
     pub deleted_pods: Vec<String>,
     /// Nodes whose agent may have had to ask for its permit again: such a permit is valid anew from each answer.
     pub asked_again: BTreeSet<String>,
+    /// How many nodes at a time may download ahead of their turn.
+    pub stage_ahead: usize,
 }
 
 impl Default for Expectations {
@@ -42,6 +44,7 @@ impl Default for Expectations {
             uncordoned: BTreeSet::new(),
             deleted_pods: Vec::new(),
             asked_again: BTreeSet::new(),
+            stage_ahead: 0,
         }
     }
 }

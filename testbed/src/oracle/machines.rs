@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use crate::bottlerocket::{Call, UpdateSettings, Version};
+use crate::bottlerocket::{Call, Command, UpdateSettings, Version};
 use crate::truth::{SimEvent, SimEventKind};
 
 /// What happened on every machine.
@@ -160,6 +160,32 @@ impl<'a> Machine<'a> {
             }
         }
         calls
+    }
+
+    /// Every download to its inactive partition that it took on: when it began, and when that was over, if it was.
+    #[must_use]
+    pub fn prepares(&self) -> Vec<(DateTime<Utc>, Option<DateTime<Utc>>)> {
+        let mut prepares: Vec<(DateTime<Utc>, Option<DateTime<Utc>>)> = Vec::new();
+        for event in &self.events {
+            match &event.kind {
+                SimEventKind::Called {
+                    call: Call::Prepare,
+                    status: Some(204) | None,
+                } => prepares.push((event.at, None)),
+                SimEventKind::CommandEnded {
+                    command: Command::Prepare,
+                    ..
+                }
+                | SimEventKind::RebootBegun { .. }
+                | SimEventKind::Removed => {
+                    if let Some((_, over)) = prepares.last_mut() {
+                        over.get_or_insert(event.at);
+                    }
+                }
+                _ => {}
+            }
+        }
+        prepares
     }
 
     /// Every time it was flagged to boot another version: when, which, and what ran.

@@ -14,7 +14,8 @@
 //! Two kinds of leniency, both named: [`LAG`], by which the recorder may see a change later than it happened, and
 //! [`STALE`], how old the operator's own view may be.
 
-pub mod asked;
+pub mod ahead;
+mod asked;
 pub mod brupop;
 mod budget;
 pub mod case;
@@ -120,6 +121,7 @@ pub fn check(history: &History, truth: &[SimEvent], expectations: &Expectations)
     let case = Case::new(history, truth, expectations);
     let mut tracks = Tracks::new(&case, history.initial());
     let mut checks: Vec<Box<dyn Check>> = vec![
+        Box::new(ahead::Ahead::default()),
         Box::new(budget::Budget),
         Box::new(grants::Grants),
         Box::new(undone::Undone),

@@ -8,11 +8,12 @@ use api::ledger::{Grant, GrantPhase, PERMIT_VALIDITY};
 use api::names::DISRUPTION_ANNOTATION;
 use api::shadow::Disruption;
 use chrono::{DateTime, TimeDelta, Utc};
+use k8s_openapi::api::core::v1::Pod;
 
 use super::changes::LedgerChange;
 use super::nodes::{annotation, is_cordoned};
-use super::{Check, LAG, Moment, Promise, Report};
-use crate::history::key;
+use super::{Check, LAG, Moment, Promise, Report, STALE};
+use crate::history::{Change, key};
 
 /// Between the agent's own clock saying that its permit is still good, and the call in the machine's log.
 const CALL_TIME: TimeDelta = TimeDelta::milliseconds(500);
@@ -23,21 +24,38 @@ pub(super) struct Reboot {
     permits: BTreeMap<(String, String), DateTime<Utc>>,
     /// The boot that each attempt's permit was given to, by node UID, run and attempt.
     attempts: BTreeMap<(String, String, u32), String>,
+    /// When each pod was bound to its node, where that was seen.
+    bound: BTreeMap<String, DateTime<Utc>>,
 }
 
 impl Check for Reboot {
+    fn changed(&mut self, now: &Moment<'_>, change: &Change, _: &mut Report) {
+        let Change::Pod(pair) = change else { return };
+        let is_bound = |pod: &Pod| pod.spec.as_ref().is_some_and(|spec| spec.node_name.is_some());
+        let before = pair.before.as_deref().is_some_and(is_bound);
+        if let Some(pod) = pair.after.as_deref().filter(|pod| !before && is_bound(pod)) {
+            self.bound.insert(key(pod), now.at);
+        }
+    }
+
     fn ledger(&mut self, now: &Moment<'_>, change: &LedgerChange, report: &mut Report) {
         for (uid, before, after) in &change.kept {
             // A node that is deleted in the moment of its last eviction is taken for drained for nothing: a permit is
             // never given to it.
             let gone = now.state.node_of_uid(uid).is_none() && now.tracks.lived_lately(uid, now.state);
             if (before.phase, after.phase) == (GrantPhase::Granted, GrantPhase::Drained) && !gone {
-                check_empty(now, uid, after, "was taken for drained", report);
+                // The scheduler may bind a pod after the cordon that it had chosen the node for before. The permit is asked for by
+                // pods that are read afresh.
+                let in_flight = |pod: &Pod| {
+                    let bound = self.bound.get(&key(pod));
+                    bound.is_some_and(|at| *at >= now.at - STALE)
+                };
+                check_empty(now, uid, after, "was taken for drained", &in_flight, report);
             }
             let (None, Some(permit)) = (&before.permit, &after.permit) else {
                 continue;
             };
-            check_empty(now, uid, after, "was permitted to reboot", report);
+            check_empty(now, uid, after, "was permitted to reboot", &|_| false, report);
             if change.after.as_ref().is_some_and(|ledger| ledger.stop) {
                 let message = format!(
                     "node {} was permitted to reboot, though the install is stopped",
@@ -83,8 +101,15 @@ impl Check for Reboot {
     }
 }
 
-/// The node must be cordoned by us for this grant, and no pod be left that may not stay.
-fn check_empty(now: &Moment<'_>, uid: &str, grant: &Grant, what: &str, report: &mut Report) {
+/// The node must be cordoned by us for this grant, and no pod be left that may not stay and is not forgiven.
+fn check_empty(
+    now: &Moment<'_>,
+    uid: &str,
+    grant: &Grant,
+    what: &str,
+    forgiven: &dyn Fn(&Pod) -> bool,
+    report: &mut Report,
+) {
     let Some(node) = now.state.node_of_uid(uid) else {
         let message = format!("node {} {what}, but there is no node of UID {uid}", grant.node);
         report.add(Promise::S5, now.at, message);
@@ -105,7 +130,7 @@ fn check_empty(now: &Moment<'_>, uid: &str, grant: &Grant, what: &str, report: &
     };
     let left = now.state.pods.values().filter(|pod| {
         let on_node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&grant.node);
-        on_node && may_stay(pod, disruption.cordoned_at).is_none()
+        on_node && may_stay(pod, disruption.cordoned_at).is_none() && !forgiven(pod)
     });
     let left: Vec<String> = left.map(|pod| key(pod.as_ref())).collect();
     if !left.is_empty() {

@@ -7,6 +7,7 @@ use api::shadow::NodeState;
 use api::{BottlerocketShadow, names};
 use k8s_openapi::api::core::v1::Node;
 
+use super::ahead::stages_ahead;
 use super::changes::LedgerChange;
 use super::nodes::{annotation, is_cordoned, is_ours, owner_uid};
 use super::{Check, LAG, Moment, Promise, Report, STALE};
@@ -29,6 +30,8 @@ struct Found {
 #[derive(Default)]
 pub(super) struct Restore {
     nodes: BTreeMap<String, Found>,
+    /// UIDs of the nodes that are told to download ahead of their turn.
+    ahead: BTreeSet<String>,
 }
 
 impl Restore {
@@ -38,7 +41,26 @@ impl Restore {
             .values()
             .map(|node| (uid(node), found(node)))
             .collect();
-        Self { nodes }
+        Self {
+            nodes,
+            ahead: BTreeSet::new(),
+        }
+    }
+
+    /// From the first time that it is told to download ahead, a node must end as it was found before.
+    fn staged_ahead(&mut self, now: &Moment<'_>, shadow: &BottlerocketShadow) {
+        let Some(uid) = owner_uid(shadow) else { return };
+        if !stages_ahead(shadow) {
+            self.ahead.remove(uid);
+        } else if self.ahead.insert(uid.to_owned())
+            && let Some(node) = now.state.node_of_uid(uid)
+        {
+            let name = key(node.as_ref());
+            let found = self.nodes.entry(uid.to_owned()).or_default();
+            found
+                .settings
+                .get_or_insert_with(|| (name.clone(), now.case.first_settings(&name)));
+        }
     }
 
     fn check_node(&mut self, now: &Moment<'_>, before: &Node, after: &Node, report: &mut Report) {
@@ -130,6 +152,12 @@ impl Restore {
 
 impl Check for Restore {
     fn changed(&mut self, now: &Moment<'_>, change: &Change, report: &mut Report) {
+        if let Change::Shadow(Pair {
+            after: Some(shadow), ..
+        }) = change
+        {
+            return self.staged_ahead(now, shadow);
+        }
         let Change::Node(Pair {
             before,
             after: Some(after),
@@ -152,6 +180,10 @@ impl Check for Restore {
             self.check_release(now, uid, &grant.node, report);
         }
         for (uid, grant) in &change.made {
+            // Who downloads ahead of its turn has changed them already.
+            if self.ahead.contains(uid) {
+                continue;
+            }
             // The grant may be seen after the agent has begun.
             let made = grant.granted_at.clamp(now.at - STALE, now.at);
             let settings = now.case.machines.of(&grant.node).settings_at(made).cloned();

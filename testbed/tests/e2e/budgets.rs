@@ -14,7 +14,7 @@ use kube::{Api, Client};
 use tokio_util::task::AbortOnDropHandle;
 
 /// An eviction that is not cut off reaches its pod within so long; the budget has whole seconds.
-const REACHES_WITHIN: TimeDelta = TimeDelta::milliseconds(1500);
+const REACHES_WITHIN: TimeDelta = TimeDelta::milliseconds(3500);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Takes what was cut off out of the budgets, until the handle is dropped.

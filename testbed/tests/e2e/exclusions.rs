@@ -22,7 +22,7 @@ async fn an_exclusion_lets_finish_what_is_cordoned_and_nothing_begins_before_its
     let lab = lab(fleet).await;
     let staging = lab.fleet.node("staging1").unwrap();
     let mut latencies = staging.latencies();
-    latencies.prepare = seconds(10);
+    latencies.prepare = seconds(13);
     staging.set_latencies(latencies);
     let now = Utc::now();
     let instant = |seconds| -> DateTime<Utc> {
@@ -30,13 +30,13 @@ async fn an_exclusion_lets_finish_what_is_cordoned_and_nothing_begins_before_its
             .parse()
             .unwrap()
     };
-    let (begins, ends) = (instant(8), instant(22));
+    let (begins, ends) = (instant(12), instant(40));
     let wave = |pool: &str| json!({"name": pool, "nodeSelector": {"matchLabels": {"pool": pool}}});
     lab.apply(&plan(
         "p",
         &json!({
             "maintenanceWindows": [window("all-day", now, 0, 7200)],
-            "exclusions": [window("quiet", now, 8, 22)],
+            "exclusions": [window("quiet", now, 12, 40)],
             "onWindowEnd": "Finish",
             "maxUnavailable": 2,
             "waves": [{"name": "first", "nodeSelector": {"matchExpressions": [

@@ -166,7 +166,7 @@ async fn l4_a_node_that_never_returns_fails_at_its_deadline_and_is_judged_afresh
     let node = lab.fleet.node("n1").unwrap();
     node.faults(|faults| faults.next_boots(BootFault::NeverReturns, 1));
     lab.apply(&plan("p", &json!({
-        "maxUnavailable": 2, "timeouts": {"reboot": "4s"}, "failurePolicy": {"retries": 0, "threshold": 2},
+        "maxUnavailable": 2, "timeouts": {"reboot": "10s"}, "failurePolicy": {"retries": 0, "threshold": 2},
     })))
     .await
     .unwrap();
@@ -181,7 +181,7 @@ async fn l4_a_node_that_never_returns_fails_at_its_deadline_and_is_judged_afresh
     );
     assert_says(
         &failed.message,
-        &["not back on 1.21.0 within 4s of its reboot permit; the node is not Ready"],
+        &["not back on 1.21.0 within 10s of its reboot permit; the node is not Ready"],
     );
     assert_eq!(lost.nodes.unavailable, 1, "it is not Ready, and counts as that");
     assert!(get_ledger(&lab).await.spec.grants.is_empty());
@@ -301,7 +301,7 @@ async fn s7_a_node_that_is_unhealthy_on_the_new_version_fails_and_halts_the_plan
     let node = lab.fleet.node("n1").unwrap();
     lab.apply(&plan(
         "p",
-        &json!({"waves": first("n1"), "monitoring": {"minReady": "3s", "timeout": "5s"}}),
+        &json!({"waves": first("n1"), "monitoring": {"minReady": "10s", "timeout": "12s"}}),
     ))
     .await
     .unwrap();
@@ -324,7 +324,7 @@ async fn s7_a_node_that_is_unhealthy_on_the_new_version_fails_and_halts_the_plan
     );
     assert_says(
         &failed.message,
-        &["not Ready for 3s on end within 5s of its reboot"],
+        &["not Ready for 10s on end within 12s of its reboot"],
     );
     assert_eq!((reboots(&lab, "n1"), reboots(&lab, "n2")), (1, 0));
     assert_untouched(&lab, "n1").await;

@@ -127,7 +127,7 @@ async fn l4_a_node_that_takes_a_reboot_and_stays_up_fails_at_its_deadline() {
     lab.apply(&plan(
         "p",
         &json!({
-            "maxUnavailable": 3, "timeouts": {"stage": "3s", "reboot": "3s"},
+            "maxUnavailable": 3, "timeouts": {"stage": "10s", "reboot": "10s"},
             "failurePolicy": {"retries": 0, "threshold": 2},
         }),
     ))
@@ -159,7 +159,7 @@ async fn l4_a_node_that_takes_a_reboot_and_stays_up_fails_at_its_deadline() {
     );
     assert_says(
         &failed.message,
-        &["not back on 1.21.0 within 3s of its reboot permit; the node is Ready and has not rebooted"],
+        &["not back on 1.21.0 within 10s of its reboot permit; the node is Ready and has not rebooted"],
     );
     no_grants(&lab, SOON, &["n1"]).await;
     assert_eq!((reboots(&lab, "n1"), node.version().as_str()), (0, OLD));
@@ -209,7 +209,7 @@ async fn s7_agents_that_agree_to_everything_and_do_nothing_fail_and_the_others_g
         flatterers.spawn(flatter(lab.clone(), node, made_up));
     }
     lab.apply(&plan("p", &json!({
-        "maxUnavailable": 3, "timeouts": {"reboot": "3s"}, "failurePolicy": {"retries": 0, "threshold": 3},
+        "maxUnavailable": 3, "timeouts": {"reboot": "10s"}, "failurePolicy": {"retries": 0, "threshold": 3},
     })))
     .await
     .unwrap();
@@ -225,7 +225,7 @@ async fn s7_agents_that_agree_to_everything_and_do_nothing_fail_and_the_others_g
     assert_says(
         &failed("n2").message,
         &[
-            "not given its reboot permit within 3s: its agent reports a reboot that its kubelet does not report",
+            "not given its reboot permit within 10s: its agent reports a reboot that its kubelet does not report",
         ],
     );
     no_grants(&lab, SOON, &["n1", "n2"]).await;
@@ -235,6 +235,7 @@ async fn s7_agents_that_agree_to_everything_and_do_nothing_fail_and_the_others_g
         assert_eq!(spec.attempt, Some(1), "one attempt, and no more");
         assert!(!unschedulable(&crate::support::get_node(&lab, node).await));
     }
+    all_idle(&lab).await;
     flatterers.shutdown().await;
     let lab = Arc::into_inner(lab).unwrap();
     lab.finish(&Expectations::complete("p")).await.unwrap();

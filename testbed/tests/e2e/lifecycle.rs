@@ -85,7 +85,7 @@ async fn three_on_their_way(name: &str) -> Lab {
     let mut fleet = machines(4);
     fleet.workloads = vec![stubborn_pod("n2")];
     let lab = lab(fleet).await;
-    for (node, prepare, boot) in [("n1", 5, 0), ("n3", 0, 5)] {
+    for (node, prepare, boot) in [("n1", 12, 0), ("n3", 0, 12)] {
         let node = lab.fleet.node(node).unwrap();
         let mut latencies = node.latencies();
         (latencies.prepare, latencies.boot) = (seconds(prepare), seconds(boot));

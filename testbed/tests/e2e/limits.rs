@@ -49,9 +49,8 @@ async fn finish(lab: Lab) {
     .unwrap();
 }
 
-/// Everything that comes until the connection is closed, and when that was.
-async fn until_closed(mut stream: impl AsyncRead + Unpin) -> (String, Duration) {
-    let begun = Instant::now();
+/// Everything that comes until the connection is closed, and how long that took.
+async fn until_closed(begun: Instant, mut stream: impl AsyncRead + Unpin) -> (String, Duration) {
     let mut read = Vec::new();
     // A connection that is cut is closed as well.
     let _ = timeout(SOON, stream.read_to_end(&mut read))
@@ -61,11 +60,8 @@ async fn until_closed(mut stream: impl AsyncRead + Unpin) -> (String, Duration) 
 }
 
 fn assert_after(took: Duration, least: Duration, what: &str) {
-    let most = least + seconds(3);
-    assert!(
-        took + Duration::from_millis(100) >= least && took < most,
-        "{what}: {took:?}"
-    );
+    let most = least + seconds(5);
+    assert!(took >= least && took < most, "{what}: {took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +119,7 @@ async fn bodies_and_headers_are_limited_in_size() {
         // It may have been closed in the middle.
         let _ = plain.write_all(chunk.as_bytes()).await;
     }
-    assert_says(&until_closed(plain).await.0, &["HTTP/1.1 413 "]);
+    assert_says(&until_closed(Instant::now(), plain).await.0, &["HTTP/1.1 413 "]);
     finish(lab).await;
 }
 
@@ -133,40 +129,45 @@ async fn whoever_is_slow_or_silent_is_not_waited_for() {
     let caller = Caller::new(&lab);
     let half_a_second = Duration::from_millis(500);
 
+    let begun = Instant::now();
     let silent = TcpStream::connect(caller.address()).await.unwrap();
-    assert_after(until_closed(silent).await.1, half_a_second, "no TLS");
+    assert_after(until_closed(begun, silent).await.1, half_a_second, "no TLS");
+    let begun = Instant::now();
     let one_byte = async {
         let mut stream = TcpStream::connect(caller.address()).await.unwrap();
         stream.write_all(&[0x16]).await.unwrap();
         stream
     };
     assert_after(
-        until_closed(one_byte.await).await.1,
+        until_closed(begun, one_byte.await).await.1,
         half_a_second,
         "the first byte of TLS",
     );
 
     for protocol in ["h2", "http/1.1"] {
+        let begun = Instant::now();
         let silent = caller.tls(&[protocol]).await.unwrap();
-        let (said, took) = until_closed(silent).await;
+        let (said, took) = until_closed(begun, silent).await;
         assert_after(
             took,
             half_a_second,
             &format!("{protocol} without a request: {said:?}"),
         );
     }
+    let begun = Instant::now();
     let mut slow = caller.tls(&["http/1.1"]).await.unwrap();
     slow.write_all(format!("PUT {STATUS} HTTP/1.1\r\nHost: ").as_bytes())
         .await
         .unwrap();
-    assert_after(until_closed(slow).await.1, half_a_second, "half a header");
+    assert_after(until_closed(begun, slow).await.1, half_a_second, "half a header");
 
     let mut slow = caller.tls(&["http/1.1"]).await.unwrap();
     let head = format!(
         "PUT {STATUS} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100\r\n\r\n{{"
     );
+    let begun = Instant::now();
     slow.write_all(head.as_bytes()).await.unwrap();
-    let (said, took) = until_closed(slow).await;
+    let (said, took) = until_closed(begun, slow).await;
     assert_after(took, seconds(1), "half a body");
     assert_says(&said, &["HTTP/1.1 503 ", "took longer than 1s"]);
 

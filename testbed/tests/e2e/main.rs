@@ -3,6 +3,7 @@
 //!
 //! - `rollout`: windows and waves from `kubectl apply` to `kubectl wait`, and what a person reads meanwhile
 //! - `window`, `exclusions`: what a closing window, or an exclusion, does to nodes on their way
+//! - `ahead`: downloads ahead of a node's turn
 //! - `lifecycle`: the same plan again, another target, paused, deleted
 //! - `people`: a wave that a person approves; one zone at a time
 //! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
@@ -25,6 +26,7 @@
     reason = "tests"
 )]
 
+mod ahead;
 mod bad_nodes;
 mod budgets;
 mod caller;

@@ -62,9 +62,10 @@ async fn twelve_nodes_in_windows_and_waves_and_what_kubectl_shows() {
     };
     let lab = Box::pin(Lab::start(fleet(), &options)).await.unwrap();
     let now = Utc::now();
-    // The canary fits into the first window if it is granted within 6 s; what follows its soak does not, even by what it took.
+    // The canary fits into the first window if it is granted within 10 s, and is monitored for long enough to be looked at; what
+    // follows its soak does not fit.
     let windows = json!([
-        window("tonight", now, 0, 16),
+        window("tonight", now, 0, 20),
         window("tomorrow", now, 86_400, 90_000)
     ]);
     let spec = json!({
@@ -78,7 +79,7 @@ async fn twelve_nodes_in_windows_and_waves_and_what_kubectl_shows() {
             {"name": "dev", "nodeSelector": {"matchLabels": {"tier": "dev"}}, "maxUnavailable": 2, "soak": "1s"},
             {"name": "rest"},
         ],
-        "monitoring": {"minReady": "3s", "timeout": "30s"},
+        "monitoring": {"minReady": "8s", "timeout": "30s"},
     });
     lab.apply(&raw_plan("web", &spec).to_string()).await.unwrap();
 
@@ -98,7 +99,7 @@ async fn twelve_nodes_in_windows_and_waves_and_what_kubectl_shows() {
     edit(
         &lab,
         "web",
-        &json!({"maintenanceWindows": [window("now", Utc::now(), -1, 600)]}),
+        &json!({"maintenanceWindows": [window("now", Utc::now(), -1, 600)], "monitoring": {"minReady": "1s"}}),
     )
     .await;
     let waited = lab

@@ -25,7 +25,7 @@ const AGENTS: usize = 100;
 const BACK_WITHIN: Duration = Duration::from_secs(60);
 /// Most streams that are asked for in any second. The agents come back spread over five seconds, a fifth of them in each;
 /// where the server is away for longer, those who came in vain come again besides.
-const MOST_STREAMS_A_SECOND: usize = AGENTS * 7 / 10;
+const MOST_STREAMS_A_SECOND: usize = AGENTS * 8 / 10;
 /// Most requests in any second, reports and permits of ten nodes on their way included.
 const MOST_REQUESTS_A_SECOND: usize = MOST_STREAMS_A_SECOND + 40;
 /// Most token reviews in any second: one for each stream and each permit.
@@ -279,7 +279,7 @@ async fn a_hundred_streams_come_back_after_their_server_without_overrunning_it()
     let spec = json!({"maxUnavailable": 10, "monitoring": {"minReady": "500ms", "timeout": "60s"}});
     lab.apply(&plan("p", &spec)).await.unwrap();
     some_grant(&lab, GrantPhase::Drained).await;
-    let killed = outage(&mut lab, End::Killed, seconds(3)).await;
+    let killed = outage(&mut lab, End::Killed, seconds(1)).await;
     some_grant(&lab, GrantPhase::Rebooting).await;
     let told = outage(&mut lab, End::Told, Duration::ZERO).await;
     for outage in [&idle, &killed, &told] {

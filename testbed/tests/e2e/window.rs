@@ -41,11 +41,11 @@ fn is_disruption(event: &&SimEvent) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_closing_window_takes_back_what_does_not_reboot_yet_and_nothing_begins_before_the_next() {
     let lab = lab(fleet()).await;
-    let staging = make_slow(&lab, "staging1", seconds(12), seconds(0));
-    let rebooting = make_slow(&lab, "rebooting1", seconds(0), seconds(11));
+    let staging = make_slow(&lab, "staging1", seconds(18), seconds(0));
+    let rebooting = make_slow(&lab, "rebooting1", seconds(0), seconds(17));
     let now = Utc::now();
-    let closes: DateTime<Utc> = rfc3339(now + chrono::TimeDelta::seconds(9)).parse().unwrap();
-    let first = window("first", now, 0, 9);
+    let closes: DateTime<Utc> = rfc3339(now + chrono::TimeDelta::seconds(14)).parse().unwrap();
+    let first = window("first", now, 0, 14);
     lab.apply(&plan(
         "p",
         &json!({
@@ -73,7 +73,7 @@ async fn a_closing_window_takes_back_what_does_not_reboot_yet_and_nothing_begins
     assert!(Utc::now() < closes, "this machine was too slow for this test");
     assert!(unschedulable(&get_node(&lab, "draining1").await));
 
-    no_grants(&lab, seconds(30), &["staging1", "draining1"]).await;
+    no_grants(&lab, seconds(60), &["staging1", "draining1"]).await;
     assert!(Utc::now() >= closes);
     for node in ["staging1", "draining1"] {
         assert_untouched(&lab, node).await;

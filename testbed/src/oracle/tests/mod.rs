@@ -1,6 +1,7 @@
 //! For every promise: a clean run in which nothing is found, and the same with one thing planted, which is.
 
 mod after;
+mod ahead;
 mod before;
 mod grants;
 mod limits;

@@ -115,6 +115,30 @@ fn s5_a_drain_that_failed_and_passes_is_seen() {
     story.breaks(Promise::S5, "taken for drained, but pods are left: default/web-a");
 }
 
+#[test]
+fn s5_a_pod_that_is_bound_as_its_node_is_emptied_is_forgiven_until_the_permit() {
+    for (seconds, forgiven) in [(1, true), (7, false)] {
+        let mut story = unfinished(&["a", "b"], json!({}));
+        story.grant("a");
+        story.stage("a");
+        story.cordon("a");
+        story.drain("a");
+        story.put(Object::Pod(Arc::new(pod("late", "a"))));
+        story.wait(seconds);
+        story.drained("a");
+        if forgiven {
+            story.is_clean();
+            story.permit("a");
+            story.breaks(
+                Promise::S5,
+                "permitted to reboot, but pods are left: default/late",
+            );
+        } else {
+            story.breaks(Promise::S5, "taken for drained, but pods are left: default/late");
+        }
+    }
+}
+
 /// A node that is deleted, and then taken for drained after so many seconds.
 fn drained_after_its_deletion(seconds: i64) -> (Story, String) {
     let mut story = unfinished(&["a", "b"], json!({}));
