@@ -3,7 +3,7 @@
 use api::UpdatePlan;
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::timing::windows_of;
+use super::timing::windows_until_complete;
 use super::windows::Windows;
 use super::{LAG, Moment};
 
@@ -16,7 +16,7 @@ pub(super) fn may_be_skipped(now: &Moment<'_>, plan: &UpdatePlan, run: &str, nod
         return false;
     };
     let since = since.max(now.at - TimeDelta::days(365));
-    let open = open_time(&windows_of(now, plan, run), since, now.at);
+    let open = open_time(&windows_until_complete(now, plan, run), since, now.at);
     open >= plan.spec.skip_after.delta() - LAG
 }
 

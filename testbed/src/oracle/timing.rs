@@ -125,8 +125,18 @@ impl Timing {
 
 /// The plan's windows and exclusions; a run that somebody wants to run now has the exclusions alone.
 pub(super) fn windows_of(now: &Moment<'_>, plan: &UpdatePlan, run: &str) -> Windows {
+    windows_if(now, plan, runs_now(now, plan, run))
+}
+
+/// The same for what has led to the run's end: that it is complete takes nothing back.
+pub(super) fn windows_until_complete(now: &Moment<'_>, plan: &UpdatePlan, run: &str) -> Windows {
+    let uid = plan.metadata.uid.as_deref().unwrap_or_default();
+    windows_if(now, plan, now.tracks.asked().runs_now(uid, run))
+}
+
+fn windows_if(now: &Moment<'_>, plan: &UpdatePlan, at_once: bool) -> Windows {
     let mut spec = plan.spec.clone();
-    if runs_now(now, plan, run) {
+    if at_once {
         spec.maintenance_windows.clear();
     }
     Windows::of(&spec, now.tracks.behind_since(plan))

@@ -1,15 +1,23 @@
-//! What people have a say in: a wave that is approved, and the zones that are disrupted at a time.
+//! What people have a say in: a wave that is approved, a run that is started or retried, nodes that are left out, the zones that
+//! are disrupted at a time, and the whole install.
 
-use api::names::{APPROVE_ANNOTATION, REASON_ANNOTATION};
-use api::plan::{Phase, WavePhase};
+use api::ledger::GrantPhase;
+use api::names::{
+    APPROVE_ANNOTATION, OPT_OUT_ANNOTATION, REASON_ANNOTATION, RETRY_ANNOTATION, RUN_NOW_ANNOTATION,
+};
+use api::plan::{Phase, WavePhase, condition};
 use chrono::{DateTime, Utc};
 use serde_json::json;
+use testbed::bottlerocket::{Call, CallFault};
 use testbed::lab::Lab;
+use testbed::operator::NAMESPACE;
 use testbed::oracle::Expectations;
 use testbed::truth::{SimEvent, SimEventKind};
 
+use crate::crashes::any_grant;
 use crate::support::{
-    NEW, OLD, assert_says, complete, get_ledger, lab, machines, plan, show, status, versions,
+    NEW, OLD, SOON, assert_says, assert_untouched, complete, get_ledger, get_node, lab, machines, no_grants,
+    plan, pools, reboots, seconds, show, status, unschedulable, versions, window,
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,4 +126,129 @@ async fn one_zone_is_disrupted_at_a_time_whatever_the_budget_allows() {
         }
     }
     lab.finish(&Expectations::complete("p")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_started_and_retried_by_people_and_ends_without_the_nodes_that_they_keep_from_it() {
+    let lab = lab(machines(4)).await;
+    let kubectl = async |args: &[&str]| lab.plane.kubectl_ok(args).await.unwrap();
+    kubectl(&[
+        "annotate",
+        "node",
+        "n1",
+        &format!("{OPT_OUT_ANNOTATION}=benchmark until Friday"),
+    ])
+    .await;
+    kubectl(&["cordon", "n3"]).await;
+    let failing = lab.fleet.node("n2").unwrap();
+    failing.faults(|faults| faults.every_call(Call::Prepare, CallFault::Fails));
+    lab.apply(&plan(
+        "p",
+        &json!({
+            "maintenanceWindows": [window("tomorrow", Utc::now(), 86_400, 90_000)], "maxUnavailable": 4,
+            "skipAfter": "3s", "failurePolicy": {"retries": 0, "threshold": 1},
+        }),
+    ))
+    .await
+    .unwrap();
+    let waiting = status(&lab, "p", "plan that waits for its window", |status| {
+        status.phase == Some(Phase::WaitingForWindow)
+    })
+    .await;
+    let run = waiting.run.unwrap().id;
+
+    annotate(&lab, "p", &format!("{RUN_NOW_ANNOTATION}={run}")).await;
+    let halted = status(&lab, "p", "plan that is halted and at rest", |status| {
+        status.phase == Some(Phase::Halted) && status.nodes.updating == 0
+    })
+    .await;
+    assert_eq!((halted.nodes.failed, halted.failed[0].node.as_str()), (1, "n2"));
+    assert_says(&halted.message.unwrap(), &[&format!("{RETRY_ANNOTATION}={run}/")]);
+
+    failing.faults(|faults| faults.clear());
+    annotate(&lab, "p", &format!("{RETRY_ANNOTATION}={run}/disk-cleaned")).await;
+    let done = complete(&lab, "p").await;
+    assert_eq!(
+        (done.nodes.updated, done.nodes.skipped, done.nodes.failed),
+        (2, 2, 0)
+    );
+    assert_eq!(versions(&lab), [OLD, NEW, OLD, NEW]);
+    let complete = done
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == condition::COMPLETE);
+    assert_eq!(complete.unwrap().reason, "WithSkipped");
+    let skipped: Vec<(&str, &str)> = done
+        .skipped
+        .iter()
+        .map(|group| (group.reason.as_str(), group.nodes[0].as_str()))
+        .collect();
+    assert!(skipped.contains(&("OptedOut", "n1")), "{skipped:?}");
+    assert!(skipped.contains(&("CordonedByOther", "n3")), "{skipped:?}");
+    assert!(
+        unschedulable(&get_node(&lab, "n3").await),
+        "it is the admin's cordon"
+    );
+    assert_untouched(&lab, "n1").await;
+    lab.finish(&Expectations::complete("p")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_install_takes_everything_back_and_its_limit_holds_over_all_plans() {
+    let lab = lab(pools(&[("a", 2), ("b", 2)])).await;
+    for node in lab.fleet.nodes() {
+        let mut latencies = node.latencies();
+        latencies.prepare = seconds(5);
+        node.set_latencies(latencies);
+    }
+    let ledger = async |spec: serde_json::Value| {
+        let patch = json!({"spec": spec}).to_string();
+        let args = [
+            "-n",
+            NAMESPACE,
+            "patch",
+            "updateledger",
+            "cluster",
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        lab.plane.kubectl_ok(&args).await.unwrap();
+    };
+    Box::pin(lab.ledger(SOON, "ledger", |_| true)).await.unwrap();
+    ledger(json!({"maxUnavailable": 1})).await;
+    for pool in ["a", "b"] {
+        let of_pool = json!({"matchLabels": {"pool": pool}});
+        lab.apply(&plan(
+            pool,
+            &json!({"nodeSelector": of_pool, "maxUnavailable": 2}),
+        ))
+        .await
+        .unwrap();
+    }
+    any_grant(&lab, GrantPhase::Granted).await;
+    ledger(json!({"stop": true})).await;
+    no_grants(&lab, SOON, &["a1", "a2", "b1", "b2"]).await;
+    for pool in ["a", "b"] {
+        let stopped = status(&lab, pool, "plan that is stopped", |status| {
+            status.phase == Some(Phase::Paused) && status.nodes.updating == 0
+        })
+        .await;
+        assert_says(&stopped.message.unwrap(), &["the install is stopped"]);
+    }
+    for node in lab.fleet.nodes() {
+        assert_eq!(reboots(&lab, node.name()), 0);
+        assert_untouched(&lab, node.name()).await;
+    }
+
+    ledger(json!({"stop": false})).await;
+    for pool in ["a", "b"] {
+        complete(&lab, pool).await;
+    }
+    assert_eq!(versions(&lab), [NEW; 4]);
+    let expectations = Expectations {
+        complete: ["a", "b"].map(str::to_owned).into(),
+        ..Expectations::complete("a")
+    };
+    lab.finish(&expectations).await.unwrap();
 }
