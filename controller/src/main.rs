@@ -10,7 +10,7 @@ use controller::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{filter::Targets, fmt, prelude::*};
 
 // One thread: all it does is wait for answers, and each thread more would keep memory of its own.
 #[tokio::main(flavor = "current_thread")]
@@ -36,14 +36,17 @@ async fn main() -> anyhow::Result<()> {
 }
 
 fn log(settings: &Settings) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&settings.log).with_context(|| format!("--log {}", settings.log))?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let filter: Targets = settings
+        .log
+        .parse()
+        .with_context(|| format!("--log {}", settings.log))?;
+    let lines = fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    let logs = tracing_subscriber::registry().with(filter);
     match settings.log_format {
-        LogFormat::Json => lines.json().init(),
-        LogFormat::Text => lines.init(),
+        LogFormat::Json => logs.with(lines.json()).init(),
+        LogFormat::Text => logs.with(lines).init(),
     }
     Ok(())
 }

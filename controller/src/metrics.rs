@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     fmt,
+    iter::successors,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
@@ -30,7 +31,7 @@ const PHASES: [Phase; 9] = [
 ];
 
 /// From a tenth of a millisecond, doubling, to some 3 s.
-const PLAN_SECONDS: (f64, f64, u16) = (0.000_1, 2.0, 16);
+const PLAN_SECONDS: (f64, f64, usize) = (0.000_1, 2.0, 16);
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Version {
@@ -83,9 +84,9 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let (start, factor, buckets) = PLAN_SECONDS;
-        let plan_duration = Histogram::new(prometheus_client::metrics::histogram::exponential_buckets(
-            start, factor, buckets,
-        ));
+        // Not prometheus-client's `exponential_buckets`: powers are all that would bring the C library's mathematics into memory.
+        let bounds = successors(Some(start), move |bound| Some(bound * factor));
+        let plan_duration = Histogram::new(bounds.take(buckets));
         let mut metrics = Self {
             registry: Mutex::default(),
             hosts_version: Family::default(),

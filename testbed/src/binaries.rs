@@ -102,30 +102,37 @@ pub fn ensure_built(packages: &[&str]) -> Result<PathBuf> {
     if missing.is_empty() {
         return Ok(directory);
     }
+    match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") => build(&missing, "dev", &directory)?,
+        // As they are shipped, each by itself: in one build each program gets what any of them needs of a dependency.
+        Some(profile) => {
+            for package in &missing {
+                build(&[package], profile, &directory)?;
+            }
+        }
+        None => bail!("{} is not a cargo profile directory", directory.display()),
+    }
+    built.extend(missing.into_iter().map(str::to_owned));
+    Ok(directory)
+}
+
+fn build(packages: &[&str], profile: &str, directory: &Path) -> Result<()> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
-        .args(["build", "--quiet", "--bins"])
+        .args(["build", "--quiet", "--bins", "--profile", profile])
         .current_dir(workspace_root())
         .stdin(Stdio::null());
     cargo
         .arg("--target-dir")
-        .arg(directory.parent().unwrap_or(&directory));
-    match directory.file_name().and_then(|name| name.to_str()) {
-        Some("debug") => {}
-        Some(profile) => {
-            cargo.args(["--profile", profile]);
-        }
-        None => bail!("{} is not a cargo profile directory", directory.display()),
-    }
-    for package in &missing {
+        .arg(directory.parent().unwrap_or(directory));
+    for package in packages {
         cargo.args(["--package", package]);
     }
     let status = cargo.status().context("running cargo build")?;
     ensure!(
         status.success(),
         "cargo build of {} failed ({status}); its messages are above",
-        missing.join(", ")
+        packages.join(", ")
     );
-    built.extend(missing.into_iter().map(str::to_owned));
-    Ok(directory)
+    Ok(())
 }

@@ -21,6 +21,12 @@ use crate::process::{Process, Recipe};
 /// Where the operator is installed.
 pub const NAMESPACE: &str = api::names::DEFAULT_NAMESPACE;
 
+/// How memory is allocated in controller and apiserver: as the chart says.
+pub const ALLOCATOR: (&str, &str) = (
+    "GLIBC_TUNABLES",
+    "glibc.malloc.mmap_threshold=4096:glibc.malloc.trim_threshold=65536:glibc.malloc.top_pad=16384",
+);
+
 /// How long one of our programs may take to be ready.
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long one of our programs may take to end.
@@ -275,6 +281,7 @@ async fn apiserver_recipe(
     let recipe = Recipe::new("operator-apiserver", binaries.join("apiserver"), directory);
     Ok(recipe
         .env("KUBECONFIG", kubeconfig)
+        .env(ALLOCATOR.0, ALLOCATOR.1)
         .args(flags)
         .args(&options.apiserver_flags))
 }
@@ -304,6 +311,7 @@ async fn controller_recipe(plane: &ControlPlane, binaries: &Path, options: &Opti
     let recipe = Recipe::new("operator-controller", binaries.join("controller"), directory);
     Ok(recipe
         .env("KUBECONFIG", kubeconfig)
+        .env(ALLOCATOR.0, ALLOCATOR.1)
         .args(flags)
         .args(quick)
         .args(&options.controller_flags))

@@ -1,5 +1,6 @@
 //! What processes hold, as the kernel counts it, and what the agent takes on disk.
 
+use std::fmt;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
@@ -11,8 +12,21 @@ use crate::binaries::target_directory;
 pub(super) struct Memory {
     /// Resident now, shared pages of its program included.
     pub resident: f64,
+    /// What of it is the process's own: allocated, or changed from what a file says.
+    pub own: f64,
     /// The most that was resident at once.
     pub peak: f64,
+}
+
+impl fmt::Display for Memory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [resident, own, files, peak] =
+            [self.resident, self.own, self.resident - self.own, self.peak].map(|bytes| bytes / 1e6);
+        write!(
+            f,
+            "{resident:.1} MB, of them {own:.1} MB its own and {files:.1} MB of files; {peak:.1} MB at most"
+        )
+    }
 }
 
 /// What this process holds.
@@ -26,6 +40,7 @@ pub(super) fn of(pid: u32) -> Result<Memory> {
     };
     Ok(Memory {
         resident: bytes("VmRSS:").context("VmRSS is missing")?,
+        own: bytes("RssAnon:").context("RssAnon is missing")?,
         peak: bytes("VmHWM:").context("VmHWM is missing")?,
     })
 }

@@ -39,6 +39,9 @@ pub struct Bench {
     /// Only the rollout one node at a time.
     #[arg(long)]
     short: bool,
+    /// Only the rollout to 50 nodes at once, and the idle fleet after it.
+    #[arg(long, conflicts_with = "short")]
+    fleet: bool,
 }
 
 /// Runs all rollouts and prints their figures.
@@ -50,6 +53,10 @@ pub async fn run(bench: &Bench) -> Result<()> {
         println!("This is a debug build: only the numbers of requests say anything.\n");
     }
     println!("Machines without latencies, minReady 0s, every delay of the operator its default.\n");
+    if bench.fleet {
+        fleet().run(bench.timeline).await?;
+        return Ok(());
+    }
     let one = Rollout {
         title: "20 nodes, one at a time",
         nodes: 20,
@@ -62,14 +69,7 @@ pub async fn run(bench: &Bench) -> Result<()> {
     if bench.short {
         return Ok(());
     }
-    let all = Rollout {
-        title: "50 nodes at once",
-        nodes: 50,
-        max_unavailable: "100%",
-        idle: Some(IDLE),
-        ..Rollout::default()
-    };
-    let all = all.run(false).await?;
+    let all = fleet().run(false).await?;
     let pods = Rollout {
         title: "10 nodes with ten pods each, one at a time",
         nodes: 10,
@@ -95,6 +95,17 @@ pub async fn run(bench: &Bench) -> Result<()> {
     let slow = slow.run(false).await?;
     println!("{}", summary(&one, &all, &pods, &slow)?);
     Ok(())
+}
+
+/// 50 nodes at once.
+fn fleet() -> Rollout {
+    Rollout {
+        title: "50 nodes at once",
+        nodes: 50,
+        max_unavailable: "100%",
+        idle: Some(IDLE),
+        ..Rollout::default()
+    }
 }
 
 fn summary(one: &Figures, all: &Figures, pods: &Figures, slow: &Figures) -> Result<Table> {

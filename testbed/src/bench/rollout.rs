@@ -148,6 +148,12 @@ impl Rollout {
             "together",
             figures.requests_by_node()
         );
+        for (who, memory) in [
+            ("controller", figures.controller),
+            ("apiserver", figures.apiserver),
+        ] {
+            println!("  memory of the {who}: {memory}");
+        }
         for (what, count) in requests::counted(asked.iter().filter(|request| request.is_background())) {
             println!("  apart from that, with time: {what:<22} {count:>7}");
         }

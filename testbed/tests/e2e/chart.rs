@@ -4,7 +4,7 @@ use std::process::Command;
 
 use testbed::binaries::{control_plane_binary, workspace_root};
 use testbed::lab::Bare;
-use testbed::operator::{NAMESPACE, render};
+use testbed::operator::{ALLOCATOR, NAMESPACE, render};
 
 use crate::support::assert_says;
 
@@ -44,6 +44,21 @@ fn the_chart_has_the_same_resource_definitions_as_the_folder_for_kubectl() {
     let (ours, charts) = (read("crds"), read(&format!("{CHART}/crds")));
     assert_eq!(ours.len(), 3);
     assert_eq!(ours, charts, "run make crds");
+}
+
+#[tokio::test]
+async fn controller_and_apiserver_allocate_memory_as_they_do_in_tests() {
+    let rendered = render(&[]).await.unwrap();
+    let deployments: Vec<&str> = rendered
+        .split("\n---\n")
+        .filter(|object| object.contains("\nkind: Deployment\n"))
+        .collect();
+    assert_eq!(deployments.len(), 2);
+    let (name, value) = ALLOCATOR;
+    let allocator = format!("- name: {name}\n          value: {value}\n");
+    for deployment in deployments {
+        assert_says(deployment, &[allocator.as_str()]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
