@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::changes::LedgerChange;
 use super::nodes::{annotation, is_cordoned};
+use super::own::is_own;
 use super::{Check, LAG, Moment, Promise, Report};
 use crate::history::key;
 
@@ -103,9 +104,11 @@ fn check_empty(now: &Moment<'_>, uid: &str, grant: &Grant, what: &str, report: &
         );
         return;
     };
+    let namespace = &now.case.expectations.namespace;
+    // Whether the operator's own may be left is another matter: see `own`.
     let left = now.state.pods.values().filter(|pod| {
         let on_node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&grant.node);
-        on_node && may_stay(pod, disruption.cordoned_at).is_none()
+        on_node && !is_own(pod, namespace) && may_stay(pod, disruption.cordoned_at, namespace).is_none()
     });
     let left: Vec<String> = left.map(|pod| key(pod.as_ref())).collect();
     if !left.is_empty() {
