@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 
-use crate::{names, time::to_chrono};
+use crate::{names, operator::is_operator_pod, time::to_chrono};
 
 /// Why a pod may stay while its node reboots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,13 +16,16 @@ pub enum MayStay {
     Finished,
     /// A pod that came after the cordon because it tolerates it: evicting it again would never end.
     CameBack,
+    /// A pod of the operator itself, which must not be what its own work waits for: it is evicted last, and only while
+    /// another replica is Ready elsewhere. Where it stays, no reboot is refused for it. One that ends may not stay.
+    Operator,
 }
 
-/// Whether, and why, a pod may stay on a node that was cordoned at `cordoned_at`. None: it must be evicted, and
-/// until it is gone the node must not reboot. It follows `kubectl drain --ignore-daemonsets --force
-/// --delete-emptydir-data`.
+/// Whether, and why, a pod may stay on a node that was cordoned at `cordoned_at`, where the operator is installed in
+/// `namespace`. None: it must be evicted, and until it is gone the node must not reboot. It follows `kubectl drain
+/// --ignore-daemonsets --force --delete-emptydir-data`.
 #[must_use]
-pub fn may_stay(pod: &Pod, cordoned_at: DateTime<Utc>) -> Option<MayStay> {
+pub fn may_stay(pod: &Pod, cordoned_at: DateTime<Utc>, namespace: &str) -> Option<MayStay> {
     let metadata = &pod.metadata;
     if metadata
         .annotations
@@ -51,7 +54,11 @@ pub fn may_stay(pod: &Pod, cordoned_at: DateTime<Utc>) -> Option<MayStay> {
         .as_ref()
         .and_then(|spec| spec.tolerations.as_deref())
         .unwrap_or_default();
-    (created_after && tolerations.iter().any(tolerates_cordon)).then_some(MayStay::CameBack)
+    if created_after && tolerations.iter().any(tolerates_cordon) {
+        return Some(MayStay::CameBack);
+    }
+    let ends = metadata.deletion_timestamp.is_some();
+    (is_operator_pod(pod, namespace) && !ends).then_some(MayStay::Operator)
 }
 
 fn tolerates_cordon(toleration: &Toleration) -> bool {
@@ -107,7 +114,11 @@ mod tests {
             ),
         ];
         for (value, expected) in cases {
-            assert_eq!(may_stay(&pod(value.clone()), cordoned_at()), expected, "{value}");
+            assert_eq!(
+                may_stay(&pod(value.clone()), cordoned_at(), names::DEFAULT_NAMESPACE),
+                expected,
+                "{value}"
+            );
         }
     }
 
@@ -120,17 +131,29 @@ mod tests {
         };
         let all = json!({"operator": "Exists"});
         assert_eq!(
-            may_stay(&tolerant("2026-11-22T07:59:59Z", all.clone()), cordoned_at()),
+            may_stay(
+                &tolerant("2026-11-22T07:59:59Z", all.clone()),
+                cordoned_at(),
+                names::DEFAULT_NAMESPACE
+            ),
             None
         );
         assert_eq!(
-            may_stay(&tolerant("2026-11-22T08:00:01Z", all), cordoned_at()),
+            may_stay(
+                &tolerant("2026-11-22T08:00:01Z", all),
+                cordoned_at(),
+                names::DEFAULT_NAMESPACE
+            ),
             Some(MayStay::CameBack)
         );
         let exact =
             json!({"key": "node.kubernetes.io/unschedulable", "operator": "Exists", "effect": "NoSchedule"});
         assert_eq!(
-            may_stay(&tolerant("2026-11-22T08:00:01Z", exact), cordoned_at()),
+            may_stay(
+                &tolerant("2026-11-22T08:00:01Z", exact),
+                cordoned_at(),
+                names::DEFAULT_NAMESPACE
+            ),
             Some(MayStay::CameBack)
         );
         for other in [
@@ -139,9 +162,30 @@ mod tests {
             json!({"key": "node.kubernetes.io/unschedulable", "value": "x"}),
         ] {
             assert_eq!(
-                may_stay(&tolerant("2026-11-22T08:00:01Z", other), cordoned_at()),
+                may_stay(
+                    &tolerant("2026-11-22T08:00:01Z", other),
+                    cordoned_at(),
+                    names::DEFAULT_NAMESPACE
+                ),
                 None
             );
         }
+    }
+
+    #[test]
+    fn the_operators_own_pods_may_stay_until_they_end() {
+        let own = |more: Value| {
+            let mut pod = json!({"metadata": {"namespace": names::DEFAULT_NAMESPACE, "labels": {
+                names::NAME_LABEL: names::OPERATOR_NAME, names::COMPONENT_LABEL: names::COMPONENT_APISERVER},
+                "creationTimestamp": "2026-11-22T07:59:59Z"}});
+            pod["metadata"]
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            may_stay(&self::pod(pod), cordoned_at(), names::DEFAULT_NAMESPACE)
+        };
+        assert_eq!(own(json!({})), Some(MayStay::Operator));
+        assert_eq!(own(json!({"deletionTimestamp": "2026-11-22T08:00:01Z"})), None);
+        assert_eq!(own(json!({"namespace": "default"})), None);
     }
 }

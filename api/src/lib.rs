@@ -5,6 +5,7 @@
 //! * [`ledger`]: the `UpdateLedger`, the one place where disruption is admitted, and its transitions
 //! * [`wire`]: what agent and apiserver say to each other
 //! * [`drain`]: which pods may stay on a node that is about to reboot
+//! * [`operator`]: the operator's own pods
 //! * [`offer`]: the versions that are on offer to a node
 //! * [`names`]: every label, annotation, finalizer and well-known name
 //! * [`quantity`]: durations and int-or-percent numbers as users write them
@@ -18,6 +19,7 @@ pub mod drain;
 pub mod ledger;
 pub mod names;
 pub mod offer;
+pub mod operator;
 pub mod plan;
 pub mod quantity;
 pub mod shadow;

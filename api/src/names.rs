@@ -42,10 +42,18 @@ pub const LEDGER_NAME: &str = "cluster";
 /// Name of the controller's leader-election Lease in the install's namespace.
 pub const LEASE_NAME: &str = "brupop-update-controller";
 
+/// Label of the operator's pods that says that they are the operator's.
+pub const NAME_LABEL: &str = "app.kubernetes.io/name";
+/// Value of [`NAME_LABEL`].
+pub const OPERATOR_NAME: &str = "bottlerocket-update-operator";
 /// Label of the operator's pods that says which part they are.
 pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Value of [`COMPONENT_LABEL`] on agent pods.
 pub const COMPONENT_AGENT: &str = "agent";
+/// Value of [`COMPONENT_LABEL`] on controller pods.
+pub const COMPONENT_CONTROLLER: &str = "controller";
+/// Value of [`COMPONENT_LABEL`] on apiserver pods.
+pub const COMPONENT_APISERVER: &str = "apiserver";
 /// Service account of the agent pods.
 pub const AGENT_SERVICE_ACCOUNT: &str = "brupop-update-agent";
 /// Audience of the agents' tokens.

@@ -301,7 +301,7 @@ pub struct Wave {
 #[serde(rename_all = "camelCase")]
 pub struct Drain {
     /// timeout: how long evictions are tried, from the cordon on. Over: the attempt has failed, the node is
-    /// uncordoned. Default 15m; 1s to 24h.
+    /// uncordoned; but the operator's own pods, where no others are left, stay. Default 15m; 1s to 24h.
     #[serde(default = "fifteen_minutes")]
     #[x_kube(validation = within("drain.timeout", "1s", "24h"))]
     pub timeout: Span,

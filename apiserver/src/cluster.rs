@@ -118,6 +118,12 @@ impl Cluster {
         }
     }
 
+    /// Where the operator is installed.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
     /// A turn to change the ledger. Where many nodes ask at once, requests of this process would make each other's
     /// swaps fail; what other processes change the swap itself finds out.
     pub async fn turn_to_swap(&self) -> MutexGuard<'_, ()> {

@@ -53,13 +53,16 @@ pub fn admit(
     Ok((ledger, grant, permit))
 }
 
-/// What the node says: it must be cordoned for this very grant, and empty but for what may stay.
+/// What the node says: it must be cordoned for this very grant, and empty but for what may stay, where the operator is
+/// installed in `namespace`.
 ///
 /// # Errors
 /// The refusal that the agent is told.
-pub fn check_node(node: &Node, pods: &[Pod], grant: &Grant) -> Result<(), PermitRefusal> {
+pub fn check_node(node: &Node, pods: &[Pod], grant: &Grant, namespace: &str) -> Result<(), PermitRefusal> {
     let cordoned_at = cordoned_at(node, grant).ok_or(PermitRefusal::NotCordoned)?;
-    let left = pods.iter().filter(|pod| may_stay(pod, cordoned_at).is_none());
+    let left = pods
+        .iter()
+        .filter(|pod| may_stay(pod, cordoned_at, namespace).is_none());
     let name = |pod: &Pod| {
         let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
         format!("{}/{}", namespace.unwrap_or_default(), name.unwrap_or_default())
@@ -118,7 +121,7 @@ pub async fn give(
         let (node, pods) = tokio::try_join!(cluster.node(&identity.node), cluster.pods_on(&identity.node))?;
         let node = same_node(node, identity)?;
         same_pod(&pods, identity)?;
-        check_node(&node, &pods, &grant).map_err(Rejection::permit)?;
+        check_node(&node, &pods, &grant, cluster.namespace()).map_err(Rejection::permit)?;
         if swapped.spec != ledger.spec {
             match cluster.swap_ledger(&swapped).await {
                 Ok(written) => watched.answered(written),
@@ -231,6 +234,8 @@ mod tests {
     use api::ledger::{GrantPhase, UpdateLedgerSpec};
     use serde_json::{Value, json};
 
+    const NAMESPACE: &str = names::DEFAULT_NAMESPACE;
+
     fn at(seconds: i64) -> DateTime<Utc> {
         DateTime::from_timestamp(1_800_000_000 + seconds, 0).unwrap()
     }
@@ -341,7 +346,7 @@ mod tests {
     #[test]
     fn s5_the_node_must_be_cordoned_for_this_grant() {
         assert_eq!(
-            check_node(&node(true, disruption("plan", "r1", 2)), &[], &grant()),
+            check_node(&node(true, disruption("plan", "r1", 2)), &[], &grant(), NAMESPACE),
             Ok(())
         );
         for (why, node) in [
@@ -356,7 +361,7 @@ mod tests {
             ("another plan", node(true, disruption("other", "r1", 2))),
         ] {
             assert_eq!(
-                check_node(&node, &[], &grant()),
+                check_node(&node, &[], &grant(), NAMESPACE),
                 Err(PermitRefusal::NotCordoned),
                 "{why}"
             );
@@ -374,20 +379,46 @@ mod tests {
             pod("done", 0, &json!({"status": {"phase": "Succeeded"}})),
             pod("back", 11, &tolerates),
         ];
-        assert_eq!(check_node(&cordoned, &staying, &grant()), Ok(()));
+        assert_eq!(check_node(&cordoned, &staying, &grant(), NAMESPACE), Ok(()));
         let mut pods = staying.to_vec();
         pods.push(pod("app", 0, &json!({})));
         pods.push(pod("there-before", 9, &tolerates));
         let left = vec!["web/app".to_owned(), "web/there-before".to_owned()];
         assert_eq!(
-            check_node(&cordoned, &pods, &grant()),
+            check_node(&cordoned, &pods, &grant(), NAMESPACE),
             Err(PermitRefusal::PodsLeft { pods: left })
         );
         let many: Vec<Pod> = (0..30).map(|i| pod(&format!("p{i}"), 0, &json!({}))).collect();
-        match check_node(&cordoned, &many, &grant()) {
+        match check_node(&cordoned, &many, &grant(), NAMESPACE) {
             Err(PermitRefusal::PodsLeft { pods }) => assert_eq!(pods.len(), PODS_NAMED),
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn the_operators_own_pods_forbid_no_reboot_until_they_end() {
+        let cordoned = node(true, disruption("plan", "r1", 2));
+        let own = |more: Value| {
+            let mut metadata = json!({"namespace": NAMESPACE, "labels": {
+                names::NAME_LABEL: names::OPERATOR_NAME, names::COMPONENT_LABEL: names::COMPONENT_APISERVER}});
+            metadata
+                .as_object_mut()
+                .unwrap()
+                .extend(more.as_object().unwrap().clone());
+            check_node(
+                &cordoned,
+                &[pod("own", 0, &json!({"metadata": metadata}))],
+                &grant(),
+                NAMESPACE,
+            )
+        };
+        assert_eq!(own(json!({})), Ok(()));
+        let refused = Err(PermitRefusal::PodsLeft {
+            pods: vec![format!("{NAMESPACE}/own")],
+        });
+        assert_eq!(own(json!({"deletionTimestamp": at(15)})), refused);
+        let elsewhere = own(json!({"namespace": "web"}));
+        assert!(elsewhere.is_err(), "whoever else calls a pod so: {elsewhere:?}");
     }
 
     #[test]

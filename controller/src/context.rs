@@ -48,6 +48,8 @@ pub struct Context {
     pub writes: Semaphore,
     /// Bounds the evictions under way.
     pub evictions: Arc<Semaphore>,
+    /// The one turn to evict a pod of the operator itself.
+    pub own_eviction: Arc<Semaphore>,
     /// The evictions that are sent. They outlive the drain that has sent them.
     pub evicting: TaskTracker,
     /// The API server was found not to list and watch by one request.
@@ -60,8 +62,8 @@ pub struct Context {
     pub shadows: Api<BottlerocketShadow>,
     /// The ledger of this install.
     pub ledgers: Api<UpdateLedger>,
-    /// The agents of this install.
-    pub agents: Api<Pod>,
+    /// The pods of this install.
+    pub own_pods: Api<Pod>,
     /// For what has no type of its own here.
     pub client: Client,
 }
@@ -120,13 +122,14 @@ impl Context {
             events,
             writes: Semaphore::new(settings.writes.into()),
             evictions: Arc::new(Semaphore::new(settings.evictions.into())),
+            own_eviction: Arc::new(Semaphore::new(1)),
             evicting: TaskTracker::new(),
             lists_apart: AtomicBool::new(false),
             plans: Api::all(client.clone()),
             nodes: Api::all(client.clone()),
             shadows: Api::namespaced(client.clone(), &settings.namespace),
             ledgers: Api::namespaced(client.clone(), &settings.namespace),
-            agents: Api::namespaced(client.clone(), &settings.namespace),
+            own_pods: Api::namespaced(client.clone(), &settings.namespace),
             client,
             settings,
         }

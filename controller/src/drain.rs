@@ -3,14 +3,19 @@
 //! A task reads the node's pods, evicts what may not stay, and then follows a watch of them: a pod that goes makes
 //! it try at once those that were refused. It keeps watching while the node is to be drained, so that a pod that
 //! comes late has to go as well. That a node is empty is said only after reading its pods afresh.
+//!
+//! The operator's own pods are evicted last, one at a time in the whole install, and each after reading afresh that
+//! another replica is Ready elsewhere: so two nodes that are drained at once do not take each other's.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
-use kube::api::WatchEvent;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{ListParams, WatchEvent};
 use planner::decisions::DrainOrder;
 use tokio::{
+    sync::OwnedSemaphorePermit,
     task::AbortHandle,
     time::{Instant, sleep, sleep_until},
 };
@@ -20,7 +25,7 @@ use crate::{
     evict::{Evicted, evict},
     left::{Going, Left},
     pods,
-    request::RequestError,
+    request::{RequestError, read},
 };
 
 /// How much longer than its own time-out a watch may be silent.
@@ -86,7 +91,8 @@ impl Drop for Drains {
 }
 
 async fn drain(context: Arc<Context>, order: DrainOrder, id: u64) {
-    let mut left = Left::new(order.cordoned_at);
+    let namespace = context.settings.namespace.clone();
+    let mut left = Left::new(order.cordoned_at, order.node.clone(), namespace);
     loop {
         if let Err(error) = pass(&context, &order, id, &mut left).await {
             tracing::warn!(node = order.node, %error, "the node's pods cannot be read");
@@ -110,11 +116,12 @@ async fn pass(
     let mut retry = None;
     loop {
         evict_all(context, left).await;
+        evict_own(context, left).await?;
         if left.is_unconfirmed() {
             return Ok(());
         }
         context.view.drain_found(&order.uid, id, left.facts());
-        if left.refused() {
+        if left.is_to_be_asked_again() {
             retry.get_or_insert_with(|| Instant::now() + context.settings.eviction_retry);
         }
         tokio::select! {
@@ -140,7 +147,7 @@ async fn pass(
 async fn evict_all(context: &Arc<Context>, left: &mut Left) {
     let mut answers = stream::iter(left.to_ask())
         .map(|pod| async move {
-            let evicted = ask(context.clone(), pod.clone()).await;
+            let evicted = ask(context.clone(), pod.clone(), None).await;
             (pod, evicted)
         })
         .buffer_unordered(context.settings.evictions.into());
@@ -149,10 +156,33 @@ async fn evict_all(context: &Arc<Context>, left: &mut Left) {
     }
 }
 
+/// Asks for the evictions of the operator's own pods, where it is their turn.
+async fn evict_own(context: &Arc<Context>, left: &mut Left) -> Result<(), RequestError> {
+    while left.has_own_to_ask() {
+        let Ok(turn) = context.own_eviction.clone().acquire_owned().await else {
+            return Ok(());
+        };
+        let running = running(context).await?;
+        let Some(pod) = left.next_own(&running) else {
+            return Ok(());
+        };
+        let evicted = ask(context.clone(), pod.clone(), Some(turn)).await;
+        left.answered(&pod, evicted);
+    }
+    Ok(())
+}
+
+/// The pods of the operator itself, by a quorum read.
+async fn running(context: &Context) -> Result<Vec<Pod>, RequestError> {
+    let own = ListParams::default().labels(&api::operator::selector());
+    let pods = read(context.settings.request_timeout, context.own_pods.list(&own)).await?;
+    Ok(pods.items)
+}
+
 /// Asks for one eviction. Once that is sent it goes on to its end, also where the drain ends before: one that is cut off
 /// may have been taken off the PodDisruptionBudget and not have reached the pod, and then the budget counts the pod
-/// as disrupted for two minutes, in which it may allow nobody anything.
-async fn ask(context: Arc<Context>, pod: Going) -> Evicted {
+/// as disrupted for two minutes, in which it may allow nobody anything. Until then nobody else has its turn.
+async fn ask(context: Arc<Context>, pod: Going, turn: Option<OwnedSemaphorePermit>) -> Evicted {
     let unanswered = |message: String| Evicted::Refused {
         budget: None,
         message,
@@ -166,7 +196,7 @@ async fn ask(context: Arc<Context>, pod: Going) -> Evicted {
         let context = context.clone();
         async move {
             let evicted = evict(&context, &pod.namespace, &pod.name, &pod.uid).await;
-            drop(slot);
+            drop((slot, turn));
             evicted
         }
     };

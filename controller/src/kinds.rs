@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::{BottlerocketShadow, UpdateLedger, UpdatePlan, names};
+use api::{BottlerocketShadow, UpdateLedger, UpdatePlan, names, operator};
 use k8s_openapi::{
     api::core::v1::{
         Node, NodeCondition, NodeSpec, NodeStatus, NodeSystemInfo, Pod, PodCondition, PodSpec, PodStatus,
@@ -102,12 +102,15 @@ impl Viewed for Node {
 
 impl Stored for Pod {
     fn trim(&mut self) {
+        // There are few of these, and many agents.
+        let is_agent = operator::component(self).is_none();
         let metadata = std::mem::take(&mut self.metadata);
         self.metadata = ObjectMeta {
             name: metadata.name,
             uid: metadata.uid,
             resource_version: metadata.resource_version,
             deletion_timestamp: metadata.deletion_timestamp,
+            labels: metadata.labels.filter(|_| !is_agent),
             ..ObjectMeta::default()
         };
         let node_name = self.spec.take().and_then(|spec| spec.node_name);
@@ -139,6 +142,6 @@ impl Stored for Pod {
 
 impl Viewed for Pod {
     fn store(state: &mut State) -> &mut Store<Self> {
-        &mut state.agents
+        &mut state.own_pods
     }
 }

@@ -1,6 +1,6 @@
 //! A snapshot as the planner's world. Pure.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use api::{
     BottlerocketShadow, UpdateLedger, UpdatePlan,
@@ -8,6 +8,7 @@ use api::{
         APPROVE_ANNOTATION, DISRUPTION_ANNOTATION, DO_NOT_DISRUPT_ANNOTATIONS, NODE_LABEL, NODE_LABEL_VALUE,
         OPT_OUT_ANNOTATION, REASON_ANNOTATION, RETRY_ANNOTATION, RUN_NOW_ANNOTATION, shadow_name,
     },
+    operator,
     shadow::Disruption,
     text::one_line,
     time::to_chrono,
@@ -29,6 +30,7 @@ const LONGEST_REASON: usize = 128;
 #[must_use]
 pub fn world(snapshot: &Snapshot, settings: Settings) -> World {
     let agents = agents_by_node(snapshot);
+    let hosts = hosts_of_the_operator(snapshot);
     let granted = |node: &Node| {
         let uid = node.metadata.uid.as_deref().unwrap_or_default();
         snapshot
@@ -45,7 +47,9 @@ pub fn world(snapshot: &Snapshot, settings: Settings) -> World {
             .values()
             .map(|plan| plan_facts(plan, snapshot.ledger.as_deref()))
             .collect(),
-        nodes: nodes.map(|node| node_facts(node, snapshot, &agents)).collect(),
+        nodes: nodes
+            .map(|node| node_facts(node, snapshot, &agents, &hosts))
+            .collect(),
         ledger: snapshot.ledger.as_ref().map(|ledger| ledger.spec.clone()),
         clock_skew: snapshot.clock_skew,
         settings,
@@ -100,7 +104,12 @@ fn opt_out(node: &Node) -> Option<String> {
     (!why.is_empty()).then_some(why)
 }
 
-fn node_facts(node: &Node, snapshot: &Snapshot, agents: &HashMap<&str, AgentFacts>) -> NodeFacts {
+fn node_facts(
+    node: &Node,
+    snapshot: &Snapshot,
+    agents: &HashMap<&str, AgentFacts>,
+    hosts: &HashSet<&str>,
+) -> NodeFacts {
     let name = node.name_any();
     let uid = node.uid().unwrap_or_default();
     let (ready, ready_changed) = ready(node);
@@ -130,6 +139,7 @@ fn node_facts(node: &Node, snapshot: &Snapshot, agents: &HashMap<&str, AgentFact
             .get(&shadow_name(&name))
             .and_then(|shadow| shadow_facts(shadow, &uid)),
         agent: agents.get(name.as_str()).copied().unwrap_or_default(),
+        hosts_operator: hosts.contains(name.as_str()),
         drain,
         name,
         uid,
@@ -182,10 +192,22 @@ fn shadow_facts(shadow: &BottlerocketShadow, node_uid: &str) -> Option<ShadowFac
     })
 }
 
+fn node_of(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.node_name.as_deref()
+}
+
+/// The nodes on which a pod of controller or apiserver is to stay. One that is not Ready yet counts: it will be.
+fn hosts_of_the_operator(snapshot: &Snapshot) -> HashSet<&str> {
+    let pods = snapshot.own_pods.values();
+    let stay =
+        pods.filter(|pod| operator::component(pod).is_some() && pod.metadata.deletion_timestamp.is_none());
+    stay.filter_map(|pod| node_of(pod)).collect()
+}
+
 fn agents_by_node(snapshot: &Snapshot) -> HashMap<&str, AgentFacts> {
     let mut agents = HashMap::<&str, AgentFacts>::new();
-    for pod in snapshot.agents.values() {
-        let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) else {
+    for pod in snapshot.own_pods.values() {
+        let Some(node) = node_of(pod).filter(|_| operator::component(pod).is_none()) else {
             continue;
         };
         let facts = agent_facts(pod);
@@ -377,6 +399,7 @@ mod tests {
             let mut snapshot = snapshot([node("n", "u", cordon())]);
             let facts = DrainFacts {
                 left: 0,
+                own: 0,
                 blocked: None,
             };
             snapshot.drains.insert(
@@ -405,7 +428,7 @@ mod tests {
         let (early, late) = ("2026-11-22T08:00:00Z", "2026-11-22T09:00:00Z");
         let agent = |pods: Vec<(String, Arc<Pod>)>| {
             let mut snapshot = snapshot([node("n", "u", labelled())]);
-            snapshot.agents = pods.into_iter().collect();
+            snapshot.own_pods = pods.into_iter().collect();
             let agent = only(&snapshot).agent;
             (agent.ready, agent.since.map(|since| since.to_rfc3339()))
         };
@@ -425,6 +448,29 @@ mod tests {
             ]),
             (true, at(early))
         );
+    }
+
+    #[test]
+    fn a_node_hosts_the_operator_while_a_pod_of_controller_or_apiserver_is_on_it_and_stays() {
+        let hosts = |component: &str, terminating: Option<&str>| {
+            let mut pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "x", "deletionTimestamp": terminating, "labels": {
+                    "app.kubernetes.io/name": "bottlerocket-update-operator",
+                    "app.kubernetes.io/component": component}},
+                "spec": {"nodeName": "n", "containers": []},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}]}
+            }))
+            .unwrap();
+            pod.trim();
+            let mut snapshot = snapshot([node("n", "u", labelled())]);
+            snapshot.own_pods.insert("x".to_owned(), Arc::new(pod));
+            let facts = only(&snapshot);
+            (facts.hosts_operator, facts.agent.ready)
+        };
+        assert_eq!(hosts("controller", None), (true, false));
+        assert_eq!(hosts("apiserver", None), (true, false));
+        assert_eq!(hosts("apiserver", Some("2026-11-22T08:00:30Z")), (false, false));
+        assert_eq!(hosts("agent", None), (false, true));
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub struct State {
     pub(crate) nodes: Store<Node>,
     pub(crate) shadows: Store<BottlerocketShadow>,
     pub(crate) ledgers: Store<UpdateLedger>,
-    pub(crate) agents: Store<Pod>,
+    pub(crate) own_pods: Store<Pod>,
     drains: HashMap<String, Drain>,
     skew: Option<Skew>,
     nodes_listed: Option<Instant>,
@@ -75,8 +75,8 @@ pub struct Snapshot {
     pub shadows: BTreeMap<String, Arc<BottlerocketShadow>>,
     /// The one ledger.
     pub ledger: Option<Arc<UpdateLedger>>,
-    /// Pods of agents, by name.
-    pub agents: BTreeMap<String, Arc<Pod>>,
+    /// Pods of agents, controller and apiserver, by name.
+    pub own_pods: BTreeMap<String, Arc<Pod>>,
     /// By node UID.
     pub drains: HashMap<String, Drained>,
     /// By how much this clock is ahead; None until measured.
@@ -207,7 +207,7 @@ impl View {
             nodes: state.nodes.objects()?,
             shadows: state.shadows.objects()?,
             ledger: state.ledgers.objects()?.remove(names::LEDGER_NAME),
-            agents: state.agents.objects()?,
+            own_pods: state.own_pods.objects()?,
             drains: state
                 .drains
                 .iter()
@@ -265,7 +265,11 @@ mod tests {
     #[tokio::test]
     async fn a_drain_that_has_ended_is_not_heard_any_more() {
         let view = View::default();
-        let facts = |left| DrainFacts { left, blocked: None };
+        let facts = |left| DrainFacts {
+            left,
+            own: 0,
+            blocked: None,
+        };
         let left = |view: &View| {
             view.state()
                 .drains

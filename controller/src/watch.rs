@@ -2,7 +2,7 @@
 
 use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
-use api::names::{COMPONENT_AGENT, COMPONENT_LABEL};
+use api::names::{COMPONENT_AGENT, COMPONENT_APISERVER, COMPONENT_CONTROLLER, COMPONENT_LABEL};
 use futures::StreamExt;
 use kube::{
     Api,
@@ -27,15 +27,15 @@ pub fn start(context: &Arc<Context>) -> JoinSet<()> {
         .unwrap_or(u32::MAX)
         .max(1);
     let all = Config::default().timeout(seconds);
-    let agents = all
-        .clone()
-        .labels(&format!("{COMPONENT_LABEL}={COMPONENT_AGENT}"));
+    let own_pods = all.clone().labels(&format!(
+        "{COMPONENT_LABEL} in ({COMPONENT_AGENT},{COMPONENT_APISERVER},{COMPONENT_CONTROLLER})"
+    ));
     let mut watches = JoinSet::new();
     watches.spawn(follow(context.clone(), context.plans.clone(), all.clone()));
     watches.spawn(follow(context.clone(), context.nodes.clone(), all.clone()));
     watches.spawn(follow(context.clone(), context.shadows.clone(), all.clone()));
     watches.spawn(follow(context.clone(), context.ledgers.clone(), all));
-    watches.spawn(follow(context.clone(), context.agents.clone(), agents));
+    watches.spawn(follow(context.clone(), context.own_pods.clone(), own_pods));
     watches
 }
 

@@ -131,7 +131,7 @@ impl Model {
                 continue;
             };
             let pod = objects::agent_pod(n, objects::is_ready(&node))?;
-            snapshot.agents.insert(pod.name_any(), pod);
+            snapshot.own_pods.insert(pod.name_any(), pod);
             let drain = &seen.drains[n];
             if let (Some(cordon), Some(left)) = (disruption(&node), drain.found.checked_sub(1))
                 && self.cordon_id(&cordon) == drain.cordon
@@ -143,6 +143,7 @@ impl Model {
                 });
                 let facts = DrainFacts {
                     left: left.into(),
+                    own: 0,
                     blocked,
                 };
                 let drained = Drained {

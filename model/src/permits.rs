@@ -159,7 +159,7 @@ impl Model {
         let (Some(node), Ok(pods), Some(found)) = (node, pods, &mut request.found) else {
             return Err("the model cannot follow: there is no node".to_owned());
         };
-        if let Err(refusal) = check_node(&node, &pods, &found.grant) {
+        if let Err(refusal) = check_node(&node, &pods, &found.grant, api::names::DEFAULT_NAMESPACE) {
             return Ok(Course::Answered(None, Some(refusal)));
         }
         found.checked = Some(oracle::is_fit(self, after, n, &found.grant));

@@ -53,6 +53,8 @@ pub(crate) fn grant_next(
             let node = rollout.members[*i].node;
             (
                 assignment.wave_of[*i],
+                // Each of their drains costs the operator a replica, or the way to it.
+                node.hosts_operator,
                 waves::rank(&entry.run, &node.uid),
                 node.uid.as_str(),
             )

@@ -220,6 +220,10 @@ impl Granted<'_> {
         let known_by = deadline + self.settings.release_wait;
         match &self.node.drain {
             Some(DrainFacts { left: 0, .. }) => return Step::change("drained", Change::Drained),
+            // The operator's own pods are never what its work fails for: those that no budget lets go stay.
+            Some(facts) if self.now >= deadline && facts.left == facts.own => {
+                return Step::change("drained", Change::Drained);
+            }
             facts if self.now >= if facts.is_some() { deadline } else { known_by } => {
                 let why = facts.as_ref().map_or_else(
                     || "it is not known which pods are left".to_owned(),

@@ -103,6 +103,8 @@ pub struct NodeFacts {
     pub shadow: Option<ShadowFacts>,
     /// Its agent's pod.
     pub agent: AgentFacts,
+    /// Whether pods of the operator itself run on it, of controller or apiserver.
+    pub hosts_operator: bool,
     /// How far its drain is, where one runs for the cordon of `disruption`.
     pub drain: Option<DrainFacts>,
 }
@@ -130,6 +132,9 @@ pub struct AgentFacts {
 pub struct DrainFacts {
     /// How many pods are left that may not stay. 0: the node is empty.
     pub left: u32,
+    /// How many of these are pods of the operator itself that are not told to end yet: they may stay where the drain's time
+    /// is over.
+    pub own: u32,
     /// The first of them that could not be evicted, as `namespace/name`, and why.
     pub blocked: Option<Blocked>,
 }

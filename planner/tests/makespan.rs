@@ -82,6 +82,7 @@ fn fleet(seed: u64) -> Fleet {
         zone: None,
         labels: BTreeMap::new(),
         takes_part: true,
+        hosts_operator: false,
         timing: alike.unwrap_or_else(|| timing(dice)),
         rates: Rates::new(),
     });

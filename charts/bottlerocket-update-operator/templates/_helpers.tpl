@@ -15,6 +15,11 @@ image: "{{ .Values.image.repository }}:{{ .Values.image.tag | default .Chart.App
 imagePullPolicy: {{ .Values.image.pullPolicy }}
 {{- end }}
 
+{{/* What is to run again may do so on the one node there is, which the operator has cordoned. */}}
+{{- define "operator.tolerations" -}}
+- {key: node.kubernetes.io/unschedulable, operator: Exists, effect: NoSchedule}
+{{- end }}
+
 {{- define "operator.restricted" -}}
 allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true

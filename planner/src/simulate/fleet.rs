@@ -43,6 +43,9 @@ pub struct Group {
     /// Whether they carry the label of nodes that take part. Default true.
     #[serde(default = "yes")]
     pub takes_part: bool,
+    /// Whether pods of the operator itself run on them. Default false.
+    #[serde(default)]
+    pub hosts_operator: bool,
     /// How long their steps take.
     #[serde(default)]
     pub timing: Timing,
@@ -68,6 +71,8 @@ pub struct Machine {
     pub labels: BTreeMap<String, String>,
     /// Whether it carries that.
     pub takes_part: bool,
+    /// Whether pods of the operator itself run on it.
+    pub hosts_operator: bool,
     /// How long its steps take.
     pub timing: Timing,
     /// How often it fails.
@@ -87,6 +92,7 @@ impl Group {
             offered: self.offered.clone(),
             labels: labels.clone(),
             takes_part: self.takes_part,
+            hosts_operator: self.hosts_operator,
             timing: self.timing,
             rates: self.rates.clone(),
         })

@@ -159,6 +159,7 @@ impl VirtualNode {
                 ready: true,
                 since: Some(now - TimeDelta::hours(1)),
             },
+            hosts_operator: false,
             drain: None,
         };
         (hidden, facts)
@@ -268,6 +269,7 @@ impl VirtualNode {
         } else if facts.drain.is_none() {
             facts.drain = Some(DrainFacts {
                 left: self.pods,
+                own: 0,
                 blocked: None,
             });
             self.drained_at = Some(now + self.timing.drain);
@@ -289,6 +291,7 @@ impl VirtualNode {
             self.drained_at = blocked.then(|| now + TimeDelta::seconds(30));
             facts.drain = Some(DrainFacts {
                 left: self.pods,
+                own: 0,
                 blocked: blocked.then(|| Blocked {
                     pod: "shop/cart-0".to_owned(),
                     budget: Some("cart".to_owned()),

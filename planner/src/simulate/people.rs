@@ -192,6 +192,7 @@ impl Cluster {
                 &machine.arch,
                 machine.offered.clone(),
             );
+            facts.hosts_operator = machine.hosts_operator;
             if !machine.takes_part {
                 facts.labels.remove(names::NODE_LABEL);
             }

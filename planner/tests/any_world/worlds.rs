@@ -309,9 +309,12 @@ fn node(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &mut NodeFacts, way: &Wa
     if draw.seldom(6) {
         "Bottlerocket OS 1.19.0 (aws-k8s-1.33)".clone_into(&mut facts.os_image);
     }
-    facts.drain = draw
-        .of(&[None, None, Some(0), Some(2)])
-        .map(|left| DrainFacts { left, blocked: None });
+    facts.drain = draw.of(&[None, None, Some(0), Some(2)]).map(|left| DrainFacts {
+        left,
+        own: draw.of(&[0, 0, 0, left]),
+        blocked: None,
+    });
+    facts.hosts_operator = draw.seldom(10);
     if draw.seldom(10) {
         facts.disruption = Some(disruption(draw, now, way));
         facts.unschedulable = !draw.seldom(20);

@@ -16,6 +16,7 @@ mod install;
 mod lag;
 mod lies;
 mod nodes;
+mod own;
 mod ownership;
 mod pace;
 mod properties;

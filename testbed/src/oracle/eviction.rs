@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api::drain::may_stay;
+use api::drain::{MayStay, may_stay};
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
@@ -13,7 +13,7 @@ use super::{Check, Moment, Promise, Report, STALE};
 use crate::history::{Change, Pair, key};
 
 /// Why the eviction API says that a pod goes.
-const EVICTED: &str = "EvictionByEvictionAPI";
+pub(super) const EVICTED: &str = "EvictionByEvictionAPI";
 
 #[derive(Default)]
 pub(super) struct Eviction {
@@ -63,8 +63,10 @@ impl Eviction {
             .deleted_pods
             .iter()
             .any(|own| name.starts_with(own.as_str()));
-        // Asked as of the distant future: that it tolerates the cordon is no reason to delete it.
-        let stays = may_stay(before, DateTime::<Utc>::MAX_UTC).is_some();
+        // Asked as of the distant future: that it tolerates the cordon is no reason to delete it. Nor is that it is the
+        // operator's own.
+        let stays = may_stay(before, DateTime::<Utc>::MAX_UTC, &now.case.expectations.namespace)
+            .is_some_and(|why| why != MayStay::Operator);
         let Some(node) = node.filter(|_| begins && !tests_own && !stays) else {
             return;
         };
@@ -127,14 +129,14 @@ impl Eviction {
 }
 
 /// Whether the budget is for the pod.
-fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
+pub(super) fn covers(budget: &PodDisruptionBudget, pod: &Pod) -> bool {
     let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
     let labels = pod.metadata.labels.clone().unwrap_or_default();
     budget.metadata.namespace == pod.metadata.namespace
         && selector.is_some_and(|selector| selects(selector, &labels))
 }
 
-fn is_healthy(pod: &Pod) -> bool {
+pub(super) fn is_healthy(pod: &Pod) -> bool {
     let conditions = pod
         .status
         .as_ref()
@@ -147,7 +149,7 @@ fn is_healthy(pod: &Pod) -> bool {
 }
 
 /// Who says that they disrupt the pod.
-fn disrupted_by(pod: &Pod) -> Option<&str> {
+pub(super) fn disrupted_by(pod: &Pod) -> Option<&str> {
     let conditions = pod
         .status
         .as_ref()

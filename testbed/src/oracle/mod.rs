@@ -8,7 +8,7 @@
 //! - [`machines`], [`nodes`], [`selectors`], [`windows`], [`brupop`]: the truth by machine; what nodes say; the nodes of a
 //!   plan; open times, read independently
 //! - `skips`: which nodes may be skipped because they could not be updated
-//! - `budget` S1 · `grants` S2 S3 · `undone` S2 · `timing` S4 · `reboot` S5 · `eviction` S6 · `proof` S7 S8 · `restore` S9 ·
+//! - `budget` S1 · `grants` S2 S3 · `undone` S2 · `timing` S4 · `reboot` S5 · `eviction` S6 · `own` S5 S6 · `proof` S7 S8 · `restore` S9 ·
 //!   `order` S10 · `contain` S11 · `intent` S12 · `outcome` `offers` L1
 //!
 //! Two kinds of leniency, both named: [`LAG`], by which the recorder may see a change later than it happened, and
@@ -29,6 +29,7 @@ pub mod nodes;
 mod offers;
 mod order;
 mod outcome;
+mod own;
 mod proof;
 mod reboot;
 mod restore;
@@ -128,6 +129,7 @@ pub fn check(history: &History, truth: &[SimEvent], expectations: &Expectations)
         Box::new(timing::Timing::default()),
         Box::new(reboot::Reboot::default()),
         Box::new(eviction::Eviction::default()),
+        Box::new(own::Own::new(history.initial(), &expectations.namespace)),
         Box::new(proof::Proof::default()),
         Box::new(restore::Restore::new(history.initial())),
         Box::new(order::Order::default()),

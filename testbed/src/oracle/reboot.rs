@@ -12,6 +12,7 @@ use k8s_openapi::api::core::v1::Pod;
 
 use super::changes::LedgerChange;
 use super::nodes::{annotation, is_cordoned};
+use super::own::is_own;
 use super::{Check, LAG, Moment, Promise, Report, STALE};
 use crate::history::{Change, key};
 
@@ -128,9 +129,12 @@ fn check_empty(
         );
         return;
     };
+    let namespace = &now.case.expectations.namespace;
+    // Whether the operator's own may be left is another matter: see `own`.
     let left = now.state.pods.values().filter(|pod| {
         let on_node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref()) == Some(&grant.node);
-        on_node && may_stay(pod, disruption.cordoned_at).is_none() && !forgiven(pod)
+        let stays = is_own(pod, namespace) || may_stay(pod, disruption.cordoned_at, namespace).is_some();
+        on_node && !stays && !forgiven(pod)
     });
     let left: Vec<String> = left.map(|pod| key(pod.as_ref())).collect();
     if !left.is_empty() {

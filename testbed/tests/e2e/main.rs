@@ -12,6 +12,7 @@
 //! - `versions`: nodes that cannot have the version
 //! - `identity`, `strangers`, `limits`: who is served by the apiserver, and how much of it; `skew`: programs of other versions
 //! - `leaders`: two controllers at once; `permits`: reboot permit against withdraw; `outage`: the Kubernetes API is gone
+//! - `own`: the nodes on which the operator itself runs
 //! - `kills`: programs killed at moments drawn from a seed; `streams`: a hundred agents whose server goes away
 //! - `budgets`: PodDisruptionBudgets without the evictions that a kill has cut off
 //! - `caller`, `tokens`: a client of the apiserver with whatever token a test gives it
@@ -44,6 +45,7 @@ mod liars;
 mod lifecycle;
 mod limits;
 mod outage;
+mod own;
 mod people;
 mod permits;
 mod rollout;

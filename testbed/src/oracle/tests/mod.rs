@@ -7,6 +7,7 @@ mod grants;
 mod limits;
 mod offers;
 mod order;
+mod own;
 mod people;
 mod reboot;
 mod steps;
