@@ -4,10 +4,6 @@ use super::{REBOOT, coarse, lagging, of, patient, plans};
 use crate::config::{Config, Deed, Fault, Grain, Plan};
 
 pub fn all() -> Vec<Config> {
-    let two_at_once = Plan {
-        max_unavailable: 2,
-        ..of(2)
-    };
     vec![
         Config {
             name: "leaders-fine",
@@ -42,18 +38,6 @@ pub fn all() -> Vec<Config> {
             ..lagging(coarse())
         },
         Config {
-            name: "three-fine",
-            about: "three, every write of its own",
-            nodes: 3,
-            plans: vec![Plan {
-                max_unavailable: 3,
-                ..of(3)
-            }],
-            machines: Grain::Coarse,
-            ticks: false,
-            ..patient()
-        },
-        Config {
             name: "waves-fine",
             about: "waves, one after another, every write of its own, every kubelet heard",
             nodes: 3,
@@ -61,15 +45,6 @@ pub fn all() -> Vec<Config> {
             faults: vec![(Fault::BootsOld, 1), (Fault::NotReady, 1)],
             faults_in_all: 1,
             ..patient()
-        },
-        Config {
-            name: "plans-late",
-            about: "plans, and the controller sees one object late",
-            nodes: 2,
-            plans: plans::overlap(),
-            deeds: vec![Deed::Delete(0)],
-            machines: Grain::Coarse,
-            ..lagging(patient())
         },
         Config {
             name: "failures-two",
@@ -90,26 +65,6 @@ pub fn all() -> Vec<Config> {
             ..coarse()
         },
         Config {
-            name: "failures-at-once",
-            about: "one fault on two nodes at once, or a kubelet that does not answer for a while",
-            nodes: 2,
-            limits: REBOOT,
-            plans: vec![Plan {
-                retries: 1,
-                threshold: 2,
-                ..two_at_once
-            }],
-            faults: vec![
-                (Fault::BootsOld, 1),
-                (Fault::NeverReturns, 1),
-                (Fault::PrepareFails, 1),
-                (Fault::NotReady, 1),
-            ],
-            faults_in_all: 1,
-            rounds: Grain::Coarse,
-            ..patient()
-        },
-        Config {
             name: "edges-fine",
             about: "edges, every write of its own, every kubelet heard",
             nodes: 2,
@@ -125,14 +80,6 @@ pub fn all() -> Vec<Config> {
                 ..plans::edges()
             }],
             ..patient()
-        },
-        Config {
-            name: "edges-late",
-            about: "edges, and the controller sees one object late",
-            nodes: 2,
-            plans: vec![plans::edges()],
-            machines: Grain::Coarse,
-            ..lagging(patient())
         },
     ]
 }
