@@ -298,7 +298,8 @@ fn pause(grants: usize) -> Duration {
 }
 
 /// Whether what an action overwrites may be newer than the ledger that it was decided on.
-fn is_doubtful(action: &Action, unexplained: &BTreeSet<String>, snapshot: &Snapshot) -> bool {
+#[must_use]
+pub fn is_doubtful(action: &Action, unexplained: &BTreeSet<String>, snapshot: &Snapshot) -> bool {
     match action {
         Action::Cordon { node, .. } | Action::Uncordon { node, .. } | Action::SetShadow { node, .. } => {
             unexplained.contains(node)

@@ -86,6 +86,8 @@ pub struct Plan {
     pub nodes: Vec<usize>,
     /// Open from and until these ticks; None: for ever. No window: always open.
     pub windows: Vec<(u16, Option<u16>)>,
+    /// `spec.onWindowEnd: Finish`.
+    pub finish: bool,
     /// How many ticks a node is expected to take.
     pub expected: u16,
     /// `spec.maxUnavailable`.
@@ -103,6 +105,7 @@ impl Default for Plan {
         Self {
             nodes: vec![0],
             windows: Vec::new(),
+            finish: false,
             expected: 0,
             max_unavailable: 1,
             canary: None,
@@ -150,12 +153,19 @@ pub struct Config {
     pub lag_objects: usize,
     /// How many writes of a controller are under way at once. 0: each is done as soon as it is decided.
     pub in_flight: usize,
+    /// How finely the controllers' rounds are taken apart: coarse, all writes of one arrive at once, and a drain that evicts has
+    /// read the pods.
+    pub rounds: Grain,
+    /// How finely machines are: coarse, nobody hears of one that is down until it is back, unless it never is.
+    pub machines: Grain,
     /// How finely the agents' steps are taken apart.
     pub agents: Grain,
     /// How finely the apiserver's steps are taken apart.
     pub permits: Grain,
     /// The limits.
     pub limits: Limits,
+    /// The install's own limit of unavailable nodes.
+    pub install: Option<u32>,
     /// Whether the drain of a node never ends, by node.
     pub blocked: [bool; NODES],
     /// Whether the machines' time goes on; where nothing depends on it, it need not.
@@ -181,9 +191,12 @@ impl Default for Config {
             lagging: 0,
             lag_objects: usize::MAX,
             in_flight: 0,
+            rounds: Grain::Fine,
+            machines: Grain::Fine,
             agents: Grain::Coarse,
             permits: Grain::Coarse,
             limits: Limits::default(),
+            install: None,
             blocked: [false; NODES],
             ticks: true,
             faults: Vec::new(),
@@ -272,6 +285,12 @@ impl Config {
         }
     }
 
+    /// Whether anybody acts on what he has not just seen.
+    #[must_use]
+    pub fn sees_late(&self) -> bool {
+        self.lagging > 0 || self.in_flight > 0
+    }
+
     /// Who sees late what others write.
     #[must_use]
     pub fn lag(&self) -> Lag {
@@ -317,6 +336,7 @@ impl Config {
             "nodeSelector": {"matchExpressions": [{"key": "node", "operator": "In",
                 "values": plan.nodes.iter().map(usize::to_string).collect::<Vec<_>>()}]},
             "maintenanceWindows": windows.collect::<Vec<_>>(),
+            "onWindowEnd": if plan.finish { "Finish" } else { "Withdraw" },
             "expectedNodeDuration": if plan.expected == 0 { "1s".to_owned() } else { span(plan.expected) },
             "maxUnavailable": plan.max_unavailable,
             "skipAfter": "720h",
@@ -336,6 +356,15 @@ impl Config {
         if self.nodes > NODES || self.plans.len() > PLANS || self.controllers > CONTROLLERS {
             return Err(format!(
                 "{}: at most {NODES} nodes, {PLANS} plans, {CONTROLLERS} controllers",
+                self.name
+            ));
+        }
+        if self.rounds == Grain::Coarse && self.in_flight > 0 {
+            return Err(format!("{}: a write under way is a step of its own", self.name));
+        }
+        if self.limits.drain.is_some() && self.plans.iter().any(|plan| plan.finish) {
+            return Err(format!(
+                "{}: a cordon's time is told for one purpose only",
                 self.name
             ));
         }

@@ -64,6 +64,17 @@ fn is_done(model: &Model, state: &State, n: usize) -> bool {
         || host.dead
         || is_cordoned(&node)
         || is_unproven(model, state, p)
+        || is_spent(model, state, p)
+}
+
+/// Whether nodes that never come back spend the plan's budget.
+fn is_spent(model: &Model, state: &State, p: usize) -> bool {
+    let plan = &model.config.plans[p];
+    let dead = plan.nodes.iter().filter(|n| {
+        let host = model.hosts.get(state.nodes[**n].host);
+        host.is_some_and(|host| host.dead)
+    });
+    dead.count() >= plan.max_unavailable
 }
 
 /// Whether the canary is through and has proven nothing, so that a person has to say how to go on.

@@ -11,11 +11,11 @@ use crate::{
     actors::{Agent, Ghost, Request},
     agents::{Acted, Acting},
     config::Config,
-    controllers::{Round, Seen},
     host::Host,
     normal::Normal,
     objects::{self, node_name, plan_name},
     oracle,
+    rounds::{Round, Seen},
     state::{self, Id, NODES, PLANS, State},
     steps::{Next, Step},
     table::{Memo, Table},
@@ -56,6 +56,8 @@ impl Model {
         let normal = Normal {
             ages: config.ages(),
             last: config.last_tick(),
+            finishes: config.plans.iter().any(|plan| plan.finish),
+            late: config.sees_late(),
             on: normal,
         };
         Ok(Self {
@@ -136,6 +138,7 @@ impl Model {
         self.people_steps(state, &mut next);
         for (_, after) in &mut next.steps {
             self.forget_which(after);
+            self.forget_versions(after);
         }
         next.push(state, Step::Tick, Ok(self.tick(state)));
         if next.broken.is_none() {
@@ -276,23 +279,8 @@ impl Model {
         told.late.iter_mut().for_each(write);
         ledger(&mut told.late_swap.ledger);
         self.forget_which(&mut told);
+        self.forget_versions(&mut told);
         told
-    }
-
-    /// Where nothing more may go wrong, or be done, it does not matter what of it has: only how much.
-    fn forget_which(&self, state: &mut State) {
-        if !self.normal.on {
-            return;
-        }
-        let faults = state.faults_in_all();
-        if faults >= self.config.faults_in_all {
-            state.faults = [0; state::KINDS];
-            state.faults[0] = faults;
-        }
-        let deeds = state.deeds.count_ones();
-        if deeds >= self.config.deeds_in_all.into() {
-            state.deeds = (1 << deeds) - 1;
-        }
     }
 
     /// A value of a table of another model, or of this one, as it is told at `now`.

@@ -5,10 +5,12 @@
 //! * times beyond the longest limit that they are compared with (see [`crate::time`]);
 //! * `grantedAt` once the node is drained and `durations`, where no window closes any more for a node that is still to be
 //!   granted; `phaseSince` where the phase has no deadline: [`planner::plan`] reads neither;
+//! * the leave to reboot that has ended: a reboot with it is one without it;
+//! * the version of a plan, where nobody knows an older one (see `crate::forget`);
 //! * since when a plan is held: `skipAfter` is longer than any run here, so that nobody is skipped;
-//! * `startedAt`, the time of a permit, and that of a shadow's last failure: they are only for people;
+//! * `startedAt`, that of a shadow's last failure, and the time of a permit where no window closes: they are only for people;
 //! * messages of endings and failures: likewise;
-//! * which faults and deeds there were, once there are no more of them: how many is enough (see [`crate::model::Model`]);
+//! * which faults and deeds there were, once there are no more of them: how many is enough (see `crate::forget`);
 //! * an agent's pace (holds, counters of looks and tries, when it began): here it may do anything at any time anyway.
 //!
 //! `tests/normal.rs` holds this against the model without it, on random walks.
@@ -20,7 +22,7 @@ use api::{
     BottlerocketShadow,
     ledger::{Ending, Grant, GrantPhase, Permit, PermitRefusal, PlanEntry},
     names::DISRUPTION_ANNOTATION,
-    shadow::{BottlerocketShadowStatus, NodeState},
+    shadow::{BottlerocketShadowStatus, FailureReason, NodeState},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::Node;
@@ -29,7 +31,7 @@ use crate::{
     actors::{Agent, Found, Ghost, Op, Request},
     config::Ages,
     objects,
-    time::{Frame, past},
+    time::{Frame, at, far, past},
 };
 
 /// The end of an attempt, so many nanoseconds earlier: whether a failure is the one that an ending speaks of is seen by their times
@@ -48,6 +50,11 @@ fn unmarked(at: DateTime<Utc>) -> (DateTime<Utc>, TimeDelta) {
     (at + earlier, earlier)
 }
 
+/// A refusal whose time is only for people.
+fn expired() -> PermitRefusal {
+    PermitRefusal::PermitExpired { not_after: past() }
+}
+
 fn settle_marked(frame: Frame, at: DateTime<Utc>, age: u16) -> DateTime<Utc> {
     let (at, earlier) = unmarked(at);
     frame.settle(at, age) - earlier
@@ -60,6 +67,10 @@ pub struct Normal {
     pub ages: Ages,
     /// Where the clock stops.
     pub last: u16,
+    /// Whether nodes may finish after their window.
+    pub finishes: bool,
+    /// Whether anybody acts on what he has not just seen.
+    pub late: bool,
     /// Whether anything is dropped at all.
     pub on: bool,
 }
@@ -120,8 +131,14 @@ impl Normal {
             _ => past(),
         };
         grant.not_after = grant.not_after.map(|at| frame.settle(at, 0));
+        // It is asked whether a permit may still be valid where a window has closed meanwhile.
+        let closes = grant.not_after.is_some_and(|not_after| not_after < far());
         if let Some(Permit { at, .. }) = &mut grant.permit {
-            *at = past();
+            *at = if closes {
+                frame.settle(*at, ages.permit)
+            } else {
+                past()
+            };
         }
         if let Some(Ending { message, at, .. }) = &mut grant.ending {
             message.clear();
@@ -147,7 +164,12 @@ impl Normal {
             }
         }
         if let Some(mut disruption) = objects::disruption(&node) {
-            disruption.cordoned_at = frame.settle(disruption.cordoned_at, ages.cordoned);
+            // Where a node may finish it is asked which window was open then, and not how long ago that was.
+            disruption.cordoned_at = if self.finishes {
+                disruption.cordoned_at.min(at(frame.settled_now()))
+            } else {
+                frame.settle(disruption.cordoned_at, ages.cordoned)
+            };
             let json = serde_json::to_string(&disruption).unwrap_or_default();
             let annotations = node.metadata.annotations.get_or_insert_default();
             annotations.insert(DISRUPTION_ANNOTATION.to_owned(), json);
@@ -179,8 +201,14 @@ impl Normal {
     }
 
     fn status(&self, mut status: BottlerocketShadowStatus) -> BottlerocketShadowStatus {
-        if self.on && status.state_transition_failure_timestamp.is_some() {
-            status.state_transition_failure_timestamp = Some(past());
+        if self.on {
+            status.state_transition_failure_timestamp =
+                status.state_transition_failure_timestamp.map(|_| past());
+            if let Some(error) = &mut status.error
+                && error.reason == FailureReason::PermitExpired
+            {
+                error.message = expired().to_string();
+            }
         }
         status
     }
@@ -211,11 +239,12 @@ impl Normal {
         if let Some(permit) = &mut work.permit {
             permit.valid_until = settle(permit.valid_until, 0);
         }
-        // One that the permit was used by another boot is the only one that is acted on.
-        work.refusal = work
-            .refusal
-            .take()
-            .filter(|refusal| *refusal == PermitRefusal::OtherBoot);
+        // Others are not acted on.
+        work.refusal = work.refusal.take().and_then(|refusal| match refusal {
+            PermitRefusal::OtherBoot => Some(refusal),
+            PermitRefusal::PermitExpired { .. } => Some(expired()),
+            _ => None,
+        });
         // The order itself is compared with the shadow's spec, so both are told alike.
         if let Some(order) = &mut agent.order {
             let mut shadow = BottlerocketShadow::new("", order.spec.clone());
@@ -249,10 +278,13 @@ impl Normal {
     /// What the checks remember.
     #[must_use]
     pub fn ghost(&self, mut ghost: Ghost, now: u16) -> Ghost {
-        if self.on
-            && let Some(leave) = &mut ghost.leave
-        {
-            leave.until = self.frame(now).settle(leave.until, 0);
+        // Who sees everything as it is has no excuse.
+        ghost.recent &= self.late;
+        if self.on {
+            ghost.leave = ghost.leave.filter(|leave| leave.until > at(now));
+            if let Some(leave) = &mut ghost.leave {
+                leave.until = self.frame(now).settle(leave.until, 0);
+            }
         }
         ghost
     }

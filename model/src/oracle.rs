@@ -1,9 +1,12 @@
 //! The promises, by rules of their own: what is true of machines, cordons and pods, and who may change what. Nothing here
 //! asks the planner.
 
+mod limits;
+mod plans;
+
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry},
-    shadow::{FailureReason, NodeState},
+    shadow::NodeState,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use k8s_openapi::api::core::v1::Node;
@@ -13,7 +16,7 @@ use planner::{decisions::Decisions, world::World};
 use crate::{
     config::{Fault, NEW, NEWER, OLD},
     model::Model,
-    objects::{disruption, is_cordoned, is_ready, node_name, plan_name},
+    objects::{disruption, is_cordoned, node_name, plan_name},
     state::{Ledger, State, Write},
     time::{TICK, at, far},
 };
@@ -34,6 +37,14 @@ fn open_until(model: &Model, plan: usize, now: u16) -> Option<DateTime<Utc>> {
         .iter()
         .filter(|(from, until)| *from <= now && until.is_none_or(|until| now < until));
     open.map(|(_, until)| until.map_or_else(far, at)).max()
+}
+
+/// Until when a node that was cordoned in time may be permitted to reboot.
+fn permits_until(model: &Model, plan: usize, now: u16) -> Option<DateTime<Utc>> {
+    if model.config.plans[plan].finish {
+        return Some(far());
+    }
+    open_until(model, plan, now)
 }
 
 fn plan_of(grant: &Grant) -> Option<usize> {
@@ -107,10 +118,11 @@ pub fn ledger_written(model: &Model, state: &State, new: &Ledger) -> Check {
         }
     }
     for (p, _) in made.iter().enumerate().filter(|(_, made)| **made > 0) {
-        within_budget(model, state, new, p)?;
-        not_halted(model, state, &old, p)?;
+        limits::within_budget(model, state, new, p)?;
+        limits::within_install(model, state, new)?;
+        limits::not_halted(model, state, &old, p)?;
     }
-    Ok(())
+    plans::recorded(model, state, new)
 }
 
 fn granted(model: &Model, state: &State, new: &Ledger, n: usize, grant: &Grant) -> Check {
@@ -140,7 +152,10 @@ fn granted(model: &Model, state: &State, new: &Ledger, n: usize, grant: &Grant) 
     ensure(finished <= closes, || {
         format!("S4: {who} does not fit before {closes}")
     })?;
-    in_order(model, state, p, grant)
+    plans::belongs(model, state, p, n)?;
+    plans::is_wanted(grant, &entry)?;
+    limits::not_given_up(model, state, n, p, &entry)?;
+    plans::in_order(model, state, p, grant)
 }
 
 /// How long a node is expected to take: as nine of ten nodes before it took, at most.
@@ -152,94 +167,6 @@ fn expected(model: &Model, p: usize, entry: &PlanEntry) -> TimeDelta {
         || TICK * i32::from(model.config.plans[p].expected),
         |i| TimeDelta::seconds(took[i].into()),
     )
-}
-
-/// S10: after the canary, and as long as it was to be watched.
-fn in_order(model: &Model, state: &State, p: usize, grant: &Grant) -> Check {
-    let Some(soak) = model.config.plans[p].canary.filter(|_| grant.wave != "canary") else {
-        return Ok(());
-    };
-    let proven = (0..model.config.nodes).any(|n| {
-        let (Some(shadow), Some(host)) = (
-            model.shadows.get(state.nodes[n].shadow),
-            model.hosts.get(state.nodes[n].host),
-        ) else {
-            return false;
-        };
-        let spec = &shadow.spec;
-        let soaked = spec
-            .state_transition_timestamp
-            .is_some_and(|since| since + TICK * i32::from(soak) <= at(state.now));
-        spec.run.as_ref() == Some(&grant.run)
-            && spec.wave.as_deref() == Some("canary")
-            && spec.state == NodeState::Idle
-            && host.version == grant.to
-            && soaked
-    });
-    ensure(proven, || {
-        format!("S10: {} granted before the canary is proven", grant.node)
-    })
-}
-
-/// S1: our own grants absolutely, other nodes as they were at the beginning of the tick.
-fn within_budget(model: &Model, state: &State, new: &Ledger, p: usize) -> Check {
-    let down = (0..model.config.nodes)
-        .filter(|n| owner(model, state, new, *n) == Some(p))
-        .filter(|n| {
-            let node = model.nodes.get(state.nodes[*n].object);
-            let recent = model
-                .ghosts
-                .get(state.nodes[*n].ghost)
-                .is_some_and(|ghost| ghost.recent);
-            let unavailable = node.is_some_and(|node| is_cordoned(&node) || !is_ready(&node));
-            new.grants[*n] != 0 || unavailable && !recent
-        });
-    let (down, max) = (down.count(), model.config.plans[p].max_unavailable);
-    ensure(down <= max, || {
-        format!(
-            "S1: {down} nodes of {} unavailable, at most {max} may be",
-            plan_name(p)
-        )
-    })
-}
-
-/// Which plan a node belongs to: that of its grant, else the first that takes it.
-fn owner(model: &Model, state: &State, ledger: &Ledger, n: usize) -> Option<usize> {
-    if let Some(grant) = model.grants.get(ledger.grants[n]) {
-        return plan_of(&grant);
-    }
-    (0..model.config.plans.len()).find(|p| {
-        let plan = model.plans.get(state.plans[*p]);
-        let lives = plan.is_some_and(|plan| plan.metadata.deletion_timestamp.is_none());
-        lives && model.config.plans[*p].nodes.contains(&n)
-    })
-}
-
-/// S11: as many nodes have failed for good as may.
-fn not_halted(model: &Model, state: &State, old: &Ledger, p: usize) -> Check {
-    let Some(entry) = model.entries.get(old.entries[p]) else {
-        return Ok(());
-    };
-    let retries = u32::from(model.config.plans[p].retries);
-    let failed = (0..model.config.nodes).filter(|n| {
-        let (Some(shadow), Some(host), Some(node)) = (
-            model.shadows.get(state.nodes[*n].shadow),
-            model.hosts.get(state.nodes[*n].host),
-            model.nodes.get(state.nodes[*n].object),
-        ) else {
-            return false;
-        };
-        let in_run = shadow.spec.run.as_ref() == Some(&entry.run);
-        let failure = shadow.spec.failure.as_ref().filter(|_| in_run);
-        failure.is_some_and(|failure| {
-            let recovered = host.version == entry.target && is_ready(&node);
-            failure.reason == FailureReason::Unhealthy || failure.count > retries && !recovered
-        })
-    });
-    let (failed, threshold) = (failed.count(), model.config.plans[p].threshold);
-    ensure(failed < threshold, || {
-        format!("S11: {} grants though {failed} nodes have failed", plan_name(p))
-    })
 }
 
 fn released(model: &Model, state: &State, n: usize, grant: &Grant) -> Check {
@@ -327,7 +254,8 @@ pub fn permit_recorded(model: &Model, state: &State, n: usize, grant: &Grant) ->
                 before.phase, before.ending
             )
         },
-    )
+    )?;
+    plans::still_wants(model, state, &before)
 }
 
 /// Before a permit is given to an agent: until when it may be used.
@@ -336,7 +264,7 @@ pub fn permit_given(model: &Model, state: &State, n: usize) -> Result<DateTime<U
     // A grant that is gone by now does no harm yet: only a reboot would.
     let grant = model.grants.get(state.ledger.grants[n]);
     let plan = grant.as_ref().and_then(|grant| plan_of(grant));
-    let closes = plan.map_or(Some(far()), |p| open_until(model, p, state.now));
+    let closes = plan.map_or(Some(far()), |p| permits_until(model, p, state.now));
     let closes = closes.ok_or_else(|| format!("S4: {who} is given a permit outside a window"))?;
     Ok(closes.min(at(state.now) + api::ledger::PERMIT_VALIDITY))
 }
@@ -379,7 +307,7 @@ pub fn rebooted(model: &Model, state: &mut State, n: usize) -> Check {
             && (grant.run.clone(), grant.attempt) == leave.attempt,
         || format!("S5: {who} reboots with {grant:?}"),
     )?;
-    let open = plan_of(&grant).and_then(|p| open_until(model, p, state.now));
+    let open = plan_of(&grant).and_then(|p| permits_until(model, p, state.now));
     ensure(open.is_some(), || format!("S4: {who} reboots outside a window"))?;
     let fit = is_cordoned_for(&node, &grant) && state.nodes[n].pods == 0;
     ensure(fit || ghost.excused, || {

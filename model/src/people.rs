@@ -19,8 +19,9 @@ impl Model {
             return;
         };
         let ready = objects::is_ready(&node);
+        let coarse = self.config.machines == Grain::Coarse;
         if !host.up {
-            if ready {
+            if ready && (host.dead || !coarse) {
                 next.push(state, Step::FoundDown(who), Ok(self.with_ready(state, n, false)));
             }
             if !host.dead {
@@ -68,6 +69,9 @@ impl Model {
             let mut after = *state;
             self.change_host(&mut after, n, |host: &mut Host| host.boot(fallback));
             self.start_agent(&mut after, n);
+            if self.config.machines == Grain::Coarse {
+                after = self.with_ready(&after, n, true);
+            }
             after
         };
         next.push(state, Step::Boots(n as u8), Ok(boot(false)));

@@ -28,6 +28,8 @@ pub enum Step {
     SendsLedger(u8),
     /// That is answered.
     LedgerAnswered(u8),
+    /// A controller does everything that it has decided on.
+    Round(u8),
     /// A controller sends a write.
     Sends(u8, Key),
     /// That is answered.

@@ -19,3 +19,8 @@ fn s5_s12_a_plan_is_paused_resumed_or_deleted_at_every_moment_of_a_permit() {
 fn s5_answers_are_lost_and_the_agent_starts_again() {
     closed("lost");
 }
+
+#[test]
+fn s4_a_window_closes_and_cordoned_nodes_may_finish() {
+    closed("finish");
+}

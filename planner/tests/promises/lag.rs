@@ -100,3 +100,29 @@ fn s12_nothing_is_decided_on_a_plan_that_is_known_only_as_it_was() {
     };
     assert_eq!(plan(sim.now, &world), Decisions::default());
 }
+
+#[test]
+fn s9_a_node_of_the_next_run_is_not_told_what_the_last_one_wanted_by_one_who_knows_its_grant_only() {
+    let mut sim = rollout();
+    let node = until(&mut sim, GrantPhase::Rebooting);
+    sim.edit("web", |spec| spec.target_version = "1.22.0".to_owned());
+    sim.run_until("the edit", |sim| {
+        sim.ledger().plans.values().all(|entry| entry.target == "1.22.0")
+    });
+    let before = sim.ledger().clone();
+    assert_eq!(
+        before.grants.values().next().unwrap().phase,
+        GrantPhase::Rebooting
+    );
+    let idle = |sim: &Sim| sim.facts(&node).shadow.clone().unwrap();
+    sim.run_until("the next run", |sim| {
+        let (shadow, entry) = (
+            idle(sim).spec,
+            sim.ledger().plans.values().next().unwrap().clone(),
+        );
+        shadow.state == NodeState::Idle && shadow.run == Some(entry.run)
+    });
+    let decisions = decided(&sim, before);
+    assert!(!decisions.actions.is_empty(), "the test tests nothing");
+    assert_eq!(decisions.unexplained, [node.clone()].into());
+}
