@@ -99,7 +99,8 @@ pub(crate) fn tell(
     next.sort_by_cached_key(|i| {
         let node = rollout.members[*i].node;
         let wave = assignment.wave_of[*i];
-        (wave, waves::rank(&entry.run, &node.uid), node.uid.as_str())
+        let rank = waves::rank(&entry.run, &node.uid);
+        (wave, node.hosts_operator, rank, node.uid.as_str())
     });
     next.truncate(planning.ahead.free);
     planning.ahead.free -= next.len();
