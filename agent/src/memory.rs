@@ -183,6 +183,12 @@ impl Memory {
                 self.ended(&pending, at_once, facts, timings, now);
             }
         }
+        // What was written is another image, or the version is not on offer.
+        let offered_in = timings.config_apply_timeout;
+        let not_offered = self.work.not_offered_since;
+        let fruitless =
+            self.work.prepared || not_offered.is_some_and(|since| now.elapsed >= since + offered_in);
+        self.work.ahead_over |= self.is_ahead() && fruitless;
     }
 
     /// Whether the image that is to be downloaded ahead of the node's turn is on the inactive partition, and nothing says that it
@@ -320,7 +326,9 @@ impl Memory {
             Call::Command(command) => command.to_string(),
             Call::ChangeSettings(_) => "changing settings.updates".to_owned(),
         };
-        if matches!(call, Call::ChangeSettings(_)) && !self.stages() {
+        if let Call::ChangeSettings(to) = call
+            && Some(to) != self.work.wanted_settings().as_ref()
+        {
             // They are put back: that they are not locked any more is nobody else's doing.
             self.locked_to = None;
         }
@@ -328,7 +336,9 @@ impl Memory {
             Ok(()) => {
                 if matches!(call, Call::ChangeSettings(_)) {
                     self.work.failures = 0;
-                    if self.stages() {
+                    if self.stages()
+                        && matches!(call, Call::ChangeSettings(to) if Some(to) == self.work.wanted_settings().as_ref())
+                    {
                         self.locked_to = self.work.to_stage().cloned();
                     }
                 }

@@ -3,7 +3,7 @@
 use api::{
     offer::{MAX_OFFERS, Offer},
     shadow::{
-        AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState,
+        AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, MAX_LOCKS, NodeState,
         SavedSettings, acknowledges,
     },
 };
@@ -89,32 +89,37 @@ pub fn begun(
     known: Option<&BottlerocketShadowStatus>,
     facts: &HostFacts,
     found: &Settings,
+    lock: &str,
 ) -> BottlerocketShadowStatus {
     BottlerocketShadowStatus {
         run: None,
         attempt: None,
         error: None,
-        ..begun_ahead(known, facts, found)
+        ..begun_ahead(known, facts, found, lock)
     }
 }
 
-/// Before the settings are changed ahead of the node's turn: what they are. The node is still Idle. Where they are saved already,
-/// they stay as they were found first.
+/// Before the settings are changed ahead of the node's turn: what they are, and the lock that is about to be set. The node is still
+/// Idle. Where they are saved already, they stay as they were found first.
 #[must_use]
 pub fn begun_ahead(
     known: Option<&BottlerocketShadowStatus>,
     facts: &HostFacts,
     found: &Settings,
+    lock: &str,
 ) -> BottlerocketShadowStatus {
-    let now = current(known, facts);
-    let saved = SavedSettings {
+    let mut status = current(known, facts);
+    let saved = status.saved_settings.get_or_insert_with(|| SavedSettings {
         version_lock: found.version_lock.clone(),
         ignore_waves: found.ignore_waves,
-    };
-    BottlerocketShadowStatus {
-        saved_settings: now.saved_settings.clone().or(Some(saved)),
-        ..now
+        locks: Vec::new(),
+    });
+    if !saved.locks.iter().any(|known| known == lock) {
+        saved.locks.push(lock.to_owned());
+        let forgotten = saved.locks.len().saturating_sub(MAX_LOCKS);
+        saved.locks.drain(..forgotten);
     }
+    status
 }
 
 /// The node has done what the spec asks for.

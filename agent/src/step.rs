@@ -126,13 +126,13 @@ impl<'a> Look<'a> {
                 unsupported("it has no settings.updates"),
             );
         };
-        let begun = |status: &BottlerocketShadowStatus| {
-            // Where the download had begun ahead of the node's turn, what was reported so far acknowledges that it is Idle.
-            let idle = status.current_state == NodeState::Idle && status.run.is_some();
-            status.saved_settings.is_some() && !idle
+        // Where the download had begun ahead of the node's turn, what was reported so far acknowledges that it is Idle.
+        let idle = |status: &BottlerocketShadowStatus| {
+            status.current_state == NodeState::Idle && status.run.is_some()
         };
-        if !self.known().is_some_and(begun) {
-            return Step::Report(Box::new(report::begun(self.known(), self.facts, settings)));
+        if !self.has_said(version) || self.known().is_some_and(idle) {
+            let begun = report::begun(self.known(), self.facts, settings, version);
+            return Step::Report(Box::new(begun));
         }
         if *settings != wanted {
             if self.memory.locked_to.as_ref() == Some(version) || self.is_strange_lock(&settings.version_lock)
@@ -214,12 +214,22 @@ impl<'a> Look<'a> {
         if !self.is_acknowledged() || runs == version || is_older(version, runs) {
             return None;
         }
-        if self.facts.update == Update::Busy {
-            return Some(self.poll());
+        let saved = self.known().and_then(|status| status.saved_settings.as_ref());
+        // A place among those that download is not kept for ever: who begins late, as after a reboot, would be one too many.
+        let until = self.spec.stage.as_ref().map(|stage| stage.until);
+        if saved.is_none() && until.is_some_and(|until| self.now.wall >= until) {
+            return None;
         }
+        let status = match &self.facts.update {
+            Update::Busy => return Some(self.poll()),
+            // What others have activated is theirs.
+            Update::Status(status) if status.update_state == UpdateState::Ready => return None,
+            Update::Status(status) => Some(status),
+            Update::Uninitialised => None,
+        };
         let (settings, wanted) = (self.facts.settings.as_ref()?, work.wanted_settings()?);
-        if self.known().is_none_or(|status| status.saved_settings.is_none()) {
-            let begun = report::begun_ahead(self.known(), self.facts, settings);
+        if !self.has_said(version) {
+            let begun = report::begun_ahead(self.known(), self.facts, settings, version);
             return Some(Step::Report(Box::new(begun)));
         }
         if *settings != wanted {
@@ -227,17 +237,18 @@ impl<'a> Look<'a> {
                 || self.is_strange_lock(&settings.version_lock);
             return (!others).then_some(Step::Call(Call::ChangeSettings(wanted)));
         }
-        let Update::Status(status) = &self.facts.update else {
-            return Some(command(Command::Refresh));
-        };
-        if status.update_state == UpdateState::Ready || work.prepared {
-            return None;
-        }
-        if work.refreshed && self.facts.can_prepare(version) {
-            return Some(command(Command::Prepare));
-        }
-        let tried = |since| self.now.elapsed >= since + self.timings.config_apply_timeout;
-        (!work.not_offered_since.is_some_and(tried)).then(|| command(Command::Refresh))
+        let prepares = status.is_some() && work.refreshed && self.facts.can_prepare(version);
+        Some(command(if prepares {
+            Command::Prepare
+        } else {
+            Command::Refresh
+        }))
+    }
+
+    /// Whether what was found is stored, and that this lock is set.
+    fn has_said(&self, version: &str) -> bool {
+        let saved = self.known().and_then(|status| status.saved_settings.as_ref());
+        saved.is_some_and(|saved| saved.locks.iter().any(|lock| lock == version))
     }
 
     fn reboot(&self) -> Step {
@@ -379,15 +390,15 @@ impl<'a> Look<'a> {
 
     /// Whether the lock is what the update has set, and not what someone else has set since.
     fn is_our_lock(&self, lock: &str) -> bool {
-        let ours = [
-            self.memory.work.to_stage(),
-            self.spec.version.as_ref(),
-            self.memory.locked_to.as_ref(),
-        ];
-        if ours.iter().all(Option::is_none) {
-            return lock != "latest";
+        let said = self.known().and_then(|status| status.saved_settings.as_ref());
+        let said = said.map_or(&[][..], |saved| saved.locks.as_slice());
+        let set = self.memory.locked_to.as_deref() == Some(lock);
+        // An agent of an older version has not said which it sets.
+        match self.spec.version.as_ref().or(self.memory.locked_to.as_ref()) {
+            _ if !said.is_empty() => set || said.iter().any(|ours| ours == lock),
+            Some(version) => version == lock,
+            None => lock != "latest",
         }
-        ours.into_iter().flatten().any(|version| version == lock)
     }
 
     /// Whether the lock is neither what was found before the update nor what the update sets: also an agent that was started
@@ -395,8 +406,11 @@ impl<'a> Look<'a> {
     fn is_strange_lock(&self, lock: &str) -> bool {
         let saved = self.known().and_then(|status| status.saved_settings.as_ref());
         let wanted = self.memory.work.wanted_settings();
-        let ours = wanted.is_some_and(|wanted| wanted.version_lock == lock);
-        saved.is_some_and(|saved| saved.version_lock != lock && !ours)
+        let ours = wanted.is_some_and(|wanted| wanted.version_lock == lock)
+            || self.memory.locked_to.as_deref() == Some(lock);
+        saved.is_some_and(|saved| {
+            saved.version_lock != lock && !ours && !saved.locks.iter().any(|said| said == lock)
+        })
     }
 
     fn known(&self) -> Option<&'a BottlerocketShadowStatus> {

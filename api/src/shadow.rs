@@ -228,7 +228,15 @@ pub struct SavedSettings {
     pub version_lock: String,
     /// ignore_waves: whether the repository's own waves were ignored.
     pub ignore_waves: bool,
+    /// locks: what `version_lock` has been set to since, each reported before it is set; the last 10. Any other lock is somebody
+    /// else's.
+    #[serde(default)]
+    #[schemars(length(max = 10))]
+    pub locks: Vec<String>,
 }
+
+/// Locks that are remembered.
+pub const MAX_LOCKS: usize = 10;
 
 /// Why the agent cannot do what it is asked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

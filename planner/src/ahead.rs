@@ -6,6 +6,7 @@ use std::collections::HashSet;
 
 use api::{
     ledger::{PlanEntry, UpdateLedgerSpec},
+    offer::is_older,
     shadow::{BottlerocketShadowSpec, NodeState, StageAhead},
     verdict::Verdict,
 };
@@ -16,6 +17,7 @@ use crate::{
     grants,
     plan::Planning,
     rollout::Rollout,
+    running::{Running, running},
     spec::ValidPlan,
     waves::{self, Place},
     world::{NodeFacts, World},
@@ -34,7 +36,7 @@ impl Ahead {
         let downloading = world
             .nodes
             .iter()
-            .filter(|node| !ledger.grants.contains_key(&node.uid) && downloads(now, node).is_some());
+            .filter(|node| downloads(now, node).is_some() && !ledger.grants.contains_key(&node.uid));
         Self {
             free: world.settings.stage_ahead.saturating_sub(downloading.count()),
             told: HashSet::new(),
@@ -73,6 +75,10 @@ pub(crate) fn tell(
         return;
     }
     let mut next = Vec::new();
+    let ours_spend = rollout
+        .members
+        .iter()
+        .any(|member| member.place == Place::Granted);
     for (i, (member, verdict)) in rollout.members.iter().zip(&mut rollout.verdicts).enumerate() {
         let (Place::Waiting, Some(target)) = (member.place, &member.target) else {
             continue;
@@ -84,11 +90,13 @@ pub(crate) fn tell(
                 continue;
             };
             planning.wake(stage.until);
-            // Whoever waits for a window is told when that opens, not what it does meanwhile.
-            if matches!(
+            // Whoever waits for a window is told when that opens, not what it does meanwhile; and where a node that is down has
+            // the only place, who that is.
+            let waits = matches!(
                 verdict,
                 Some(Verdict::BudgetSpent { .. } | Verdict::DomainBusy { .. })
-            ) {
+            );
+            if waits && ours_spend {
                 let version = stage.version.clone();
                 *verdict = Some(Verdict::Staging { version });
             }
@@ -96,13 +104,27 @@ pub(crate) fn tell(
             next.push(i);
         }
     }
-    next.sort_by_cached_key(|i| {
+    // An agent downloads nothing ahead that is older than what runs.
+    if valid.allow_downgrade {
+        let runs = |i: usize| running_version(rollout.members[i].node);
+        next.retain(|i| {
+            let target = rollout.members[*i].target.as_deref();
+            target
+                .zip(runs(*i))
+                .is_some_and(|(target, runs)| !is_older(target, runs))
+        });
+    }
+    // Who comes first matters only where somebody comes.
+    if planning.ahead.free == 0 {
+        return;
+    }
+    let turn = |i: &usize| {
         let node = rollout.members[*i].node;
-        let wave = assignment.wave_of[*i];
-        let rank = waves::rank(&entry.run, &node.uid);
+        let (wave, rank) = (assignment.wave_of[*i], waves::rank(&entry.run, &node.uid));
         (wave, node.hosts_operator, rank, node.uid.as_str())
-    });
-    next.truncate(planning.ahead.free);
+    };
+    let mut next = waves::first(next, planning.ahead.free, turn);
+    next.sort_by_cached_key(turn);
     planning.ahead.free -= next.len();
     for i in next {
         let member = &rollout.members[i];
@@ -112,6 +134,13 @@ pub(crate) fn tell(
         });
         planning.ahead.told.insert(member.node.uid.clone());
         planning.actions.extend(set(member.node, stage));
+    }
+}
+
+fn running_version(node: &NodeFacts) -> Option<&str> {
+    match running(node) {
+        Running::Version(version) => Some(version),
+        Running::Unknown | Running::Disputed { .. } => None,
     }
 }
 
@@ -138,17 +167,19 @@ fn is_near(planning: &mut Planning<'_>, verdict: Option<&Verdict>, lead: TimeDel
 /// Takes back what nodes were told that are not to download any more.
 pub(crate) fn take_back(planning: &mut Planning<'_>) {
     let world = planning.world;
+    // Whose failure is noted in this very round is told by that.
+    let written = planning.actions.iter().filter_map(|action| match action {
+        Action::SetShadow { node, .. } => Some(node.as_str()),
+        _ => None,
+    });
+    let written: HashSet<&str> = written.collect();
     let left = world.nodes.iter().filter(|node| {
-        let granted = planning.ledger.grants.contains_key(&node.uid);
-        asked(node).is_some() && !granted && !planning.ahead.told.contains(&node.uid)
+        asked(node).is_some()
+            && !planning.ahead.told.contains(&node.uid)
+            && !planning.ledger.grants.contains_key(&node.uid)
+            && !written.contains(node.name.as_str())
     });
     let mut left: Vec<&NodeFacts> = left.collect();
-    // Whose failure is noted in this very round is told by that.
-    left.retain(|node| {
-        let written =
-            |action: &Action| matches!(action, Action::SetShadow { node: of, .. } if *of == node.name);
-        !planning.actions.iter().any(written)
-    });
     left.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
     planning
         .actions

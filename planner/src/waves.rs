@@ -97,7 +97,7 @@ pub(crate) fn rank(run: &str, node_uid: &str) -> u64 {
 }
 
 /// So many of `all` whose keys are the lowest, in no order.
-fn first<K: Ord>(all: Vec<usize>, many: usize, key: impl Fn(&usize) -> K) -> Vec<usize> {
+pub(crate) fn first<K: Ord>(all: Vec<usize>, many: usize, key: impl Fn(&usize) -> K) -> Vec<usize> {
     if all.len() <= many {
         return all;
     }

@@ -255,6 +255,20 @@ impl Bench {
         panic!("it never ends: {trace:?}");
     }
 
+    /// Does the one thing that comes next, as soon as that may be done.
+    pub fn go_on(&mut self) {
+        if let Some(until) = self.memory.hold_until {
+            self.elapsed = self.elapsed.max(until);
+        }
+        match self.look() {
+            Step::Wait { until } => self.memory.hold_until = Some(until),
+            Step::Report(status) => self.memory.reported(*status),
+            Step::Call(call) => self.perform(&call),
+            Step::Done => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// Does the one thing that comes next.
     pub fn one_step(&mut self) {
         match self.look() {

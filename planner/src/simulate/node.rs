@@ -218,9 +218,9 @@ impl VirtualNode {
         let ahead = spec.stage.as_ref().map(|stage| &stage.version);
         let ahead =
             ahead.filter(|version| ![&self.staged, &self.gave_up].contains(&&Some((*version).clone())));
-        let download = self
-            .job
-            .take_if(|(_, job, of)| *job == Job::StageAhead && (ahead.is_none() || *of != order));
+        let download = self.job.take_if(|(_, job, of)| {
+            *job == Job::StageAhead && (ahead.is_none() || self.ahead.as_ref() != ahead || *of != order)
+        });
         if self.job.as_ref().is_some_and(|(_, _, of)| *of == order) {
             return;
         }

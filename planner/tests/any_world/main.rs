@@ -78,7 +78,7 @@ proptest! {
 fn the_worlds_have_all_that_is_asked_about() {
     let runner = &mut TestRunner::deterministic();
     let mut found: BTreeMap<&str, u32> = BTreeMap::new();
-    for _ in 0..2_000 {
+    for _ in 0..4_000 {
         let asked = any_world().new_tree(runner).unwrap().current();
         let decisions = plan(asked.now, &asked.world);
         let mut count = |what, is: bool| *found.entry(what).or_default() += u32::from(is);
@@ -106,6 +106,9 @@ fn the_worlds_have_all_that_is_asked_about() {
             let tells = |action: &Action| matches!(action, Action::SetShadow { .. });
             count("nodes are cordoned", next.actions.iter().any(cordons));
             count("nodes are told", next.actions.iter().any(tells));
+            let ahead =
+                |action: &Action| matches!(action, Action::SetShadow { spec, .. } if spec.stage.is_some());
+            count("nodes are told to download", next.actions.iter().any(ahead));
             let failed =
                 |action: &Action| matches!(action, Action::SetShadow { spec, .. } if spec.failure.is_some());
             count("failures are written down", next.actions.iter().any(failed));

@@ -1,10 +1,12 @@
 //! Staging ahead of the node's turn.
 
-use api::shadow::{BottlerocketShadowSpec, NodeState, StageAhead, acknowledges};
+use api::shadow::{BottlerocketShadowSpec, FailureReason, NodeState, StageAhead, acknowledges};
 use chrono::DateTime;
 
 use super::super::bench::{Bench, Fault, NEW, OLD, not_sent};
 use crate::bottlerocket::{CallError, Command, UpdateState};
+
+const OTHER: &str = "1.22.0";
 
 /// What an idle node does that is to download ahead of its turn.
 const AHEAD: [&str; 6] = [
@@ -20,7 +22,7 @@ fn ahead(version: &str) -> BottlerocketShadowSpec {
     BottlerocketShadowSpec {
         stage: Some(StageAhead {
             version: version.to_owned(),
-            until: DateTime::UNIX_EPOCH,
+            until: DateTime::from_timestamp(1_800_001_800, 0).unwrap(),
         }),
         ..BottlerocketShadowSpec::default()
     }
@@ -198,6 +200,131 @@ fn nothing_older_than_what_runs_is_downloaded_ahead() {
         bench.instruct(ahead(version));
         assert_eq!(run(&mut bench), [""; 0]);
     }
+}
+
+#[test]
+fn another_version_is_downloaded_instead_or_granted_and_the_settings_are_as_found_in_the_end() {
+    for restarts in [false, true] {
+        for steps in 0..=AHEAD.len() {
+            for granted in [false, true] {
+                let mut bench = waiting();
+                bench.offered = vec![NEW, OTHER];
+                (0..steps.min(AHEAD.len() - 1)).for_each(|_| bench.one_step());
+                if steps == AHEAD.len() {
+                    run(&mut bench);
+                }
+                let case = format!("{steps} steps, restart: {restarts}, granted: {granted}");
+                if granted {
+                    bench.instruct(BottlerocketShadowSpec {
+                        state: NodeState::StagedAndPerformedUpdate,
+                        version: Some(OTHER.to_owned()),
+                        run: Some("r2".to_owned()),
+                        attempt: Some(1),
+                        ..BottlerocketShadowSpec::default()
+                    });
+                } else {
+                    bench.instruct(ahead(OTHER));
+                }
+                if restarts {
+                    bench.restart_agent();
+                }
+                run(&mut bench);
+                assert!(
+                    acknowledges(bench.known(), &bench.spec),
+                    "{case}: {}",
+                    bench.error()
+                );
+                assert_eq!(bench.known().staged_version.as_deref(), Some(OTHER), "{case}");
+                bench.instruct(BottlerocketShadowSpec {
+                    state: NodeState::Idle,
+                    version: None,
+                    stage: None,
+                    ..bench.spec.clone()
+                });
+                run(&mut bench);
+                assert_waits(&mut bench);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_locks_of_two_downloads_are_both_known_for_our_own_after_a_restart() {
+    for steps in 0..AHEAD.len() {
+        for later in 0..8 {
+            let mut bench = waiting();
+            bench.offered = vec![NEW, OTHER];
+            (0..steps).for_each(|_| bench.one_step());
+            bench.instruct(ahead(OTHER));
+            (0..later).for_each(|_| bench.go_on());
+            bench.instruct(BottlerocketShadowSpec::default());
+            bench.restart_agent();
+            run(&mut bench);
+            assert_waits(&mut bench);
+        }
+    }
+}
+
+#[test]
+fn a_lock_that_somebody_sets_while_the_agent_is_away_stays_though_nothing_is_to_be_downloaded_any_more() {
+    let mut bench = waiting();
+    (0..4).for_each(|_| bench.one_step());
+    bench.facts.settings.as_mut().unwrap().version_lock = "1.20.9".to_owned();
+    bench.instruct(BottlerocketShadowSpec::default());
+    bench.restart_agent();
+    run(&mut bench);
+    assert_eq!(bench.known().saved_settings, None);
+    assert_eq!(bench.settings(), ("1.20.9", false));
+}
+
+#[test]
+fn a_turn_that_comes_as_a_fruitless_download_is_put_back_tells_what_is_wrong() {
+    let mut bench = Bench::idle();
+    bench.offered = vec!["1.20.9"];
+    bench.run();
+    bench.instruct(ahead(NEW));
+    // Until the settings are put back, and that is not reported yet.
+    while bench.known().saved_settings.is_none() || bench.settings() == ("latest", false) {
+        bench.go_on();
+    }
+    while bench.settings() != ("latest", false) {
+        bench.go_on();
+    }
+    bench.ask(NodeState::StagedAndPerformedUpdate);
+    run(&mut bench);
+    let error = bench.known().error.clone().unwrap();
+    assert_eq!(
+        error.reason,
+        FailureReason::VersionNotOffered,
+        "{}",
+        error.message
+    );
+}
+
+#[test]
+fn what_others_have_activated_is_neither_deactivated_nor_overwritten() {
+    let mut bench = Bench::staged();
+    bench.ask(NodeState::Idle);
+    run(&mut bench);
+    bench.flag_ready();
+    bench.instruct(BottlerocketShadowSpec {
+        stage: ahead(OTHER).stage,
+        ..bench.spec.clone()
+    });
+    let before = bench.facts.clone();
+    assert!(!run(&mut bench).iter().any(|word| word != "Idle"));
+    assert_eq!(bench.facts, before);
+}
+
+#[test]
+fn who_begins_late_does_not_begin() {
+    let mut bench = waiting();
+    run(&mut bench);
+    bench.elapsed += std::time::Duration::from_secs(1800);
+    bench.boot(OLD, "boot-b");
+    run(&mut bench);
+    assert_eq!(bench.known().staged_version, None);
+    assert_waits(&mut bench);
 }
 
 #[test]

@@ -24,6 +24,7 @@ fn an_update_goes_its_way_and_leaves_the_settings_as_found() {
     let saved = SavedSettings {
         version_lock: "latest".into(),
         ignore_waves: false,
+        locks: vec![NEW.into()],
     };
     assert_eq!(bench.known().saved_settings, Some(saved.clone()));
 
