@@ -174,7 +174,8 @@ pub enum Verdict {
         unavailable: u32,
         /// How many may be.
         max: u32,
-        /// Whose limit: `plan`, `wave NAME`, `install`, or `operator`, whose ledger holds so many grants at once.
+        /// Whose limit: `plan`, `wave NAME`, `install`, `operator's own nodes`, those that it runs on, or `operator`, whose ledger
+        /// holds so many grants at once.
         limit: String,
         /// Some of the nodes that are unavailable, at most 5, each with the reason for people: `node-3 (not Ready)`.
         by: Shared,

@@ -24,7 +24,7 @@ use crate::{
     context::Context,
     evict::{Evicted, evict},
     left::{Going, Left},
-    pods,
+    observe, pods,
     request::{RequestError, read},
 };
 
@@ -172,11 +172,22 @@ async fn evict_own(context: &Arc<Context>, left: &mut Left) -> Result<(), Reques
     Ok(())
 }
 
-/// The pods of the operator itself, by a quorum read.
+/// The pods of the operator itself, by a quorum read, but for those on nodes that are cordoned or not Ready: these are about to go
+/// themselves, or have gone and nobody has noticed.
 async fn running(context: &Context) -> Result<Vec<Pod>, RequestError> {
     let own = ListParams::default().labels(&api::operator::selector());
     let pods = read(context.settings.request_timeout, context.own_pods.list(&own)).await?;
-    Ok(pods.items)
+    let known = context
+        .view
+        .snapshot()
+        .map(|known| known.nodes)
+        .unwrap_or_default();
+    let stays_up = |pod: &Pod| {
+        let node = pod.spec.as_ref().and_then(|spec| spec.node_name.as_ref());
+        node.and_then(|node| known.get(node))
+            .is_none_or(|node| observe::takes_pods(node))
+    };
+    Ok(pods.items.into_iter().filter(stays_up).collect())
 }
 
 /// Asks for one eviction. Once that is sent it goes on to its end, also where the drain ends before: one that is cut off

@@ -3,7 +3,7 @@
 //! The operator's own come last, when no other pod is left; and one goes only while another replica is Ready elsewhere,
 //! which is looked at for each eviction. Else it stays.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
     drain::{MayStay, may_stay},
@@ -25,6 +25,9 @@ pub(crate) struct Left {
     namespace: String,
     /// By `namespace/name`.
     pods: BTreeMap<String, Going>,
+    /// UIDs of the operator's own pods that the first read has found. Those that come later have come back, whatever the second
+    /// says that they were created in.
+    own_at_first: Option<BTreeSet<String>>,
     /// Whether a read has found none but the operator's own, and no event any since.
     confirmed: bool,
 }
@@ -67,12 +70,19 @@ impl Left {
             node,
             namespace,
             pods: BTreeMap::new(),
+            own_at_first: None,
             confirmed: false,
         }
     }
 
     pub(crate) fn listed(&mut self, pods: &[Pod]) {
         let mut before = std::mem::take(&mut self.pods);
+        if self.own_at_first.is_none() {
+            let own = pods
+                .iter()
+                .filter(|pod| operator::is_operator_pod(pod, &self.namespace));
+            self.own_at_first = Some(own.filter_map(ResourceExt::uid).collect());
+        }
         for pod in pods {
             self.seen(pod);
         }
@@ -98,6 +108,10 @@ impl Left {
         );
         let terminating = pod.metadata.deletion_timestamp.is_some();
         let component = operator::component(pod).filter(|_| namespace == self.namespace);
+        let known = self.own_at_first.as_ref().is_none_or(|own| own.contains(&uid));
+        if component.is_some() && !known && !terminating {
+            return self.gone(pod);
+        }
         self.confirmed &= component.is_some();
         let going = self.pods.entry(key(&namespace, &name)).or_insert_with(|| Going {
             namespace,
@@ -219,10 +233,7 @@ impl Left {
             }),
             _ => None,
         });
-        let told_to_end = |going: &Going| matches!(going.state, Progress::Asked | Progress::Terminating);
-        let own = self
-            .leaving()
-            .filter(|going| going.component.is_some() && !told_to_end(going));
+        let own = self.leaving().filter(|going| going.component.is_some());
         let count = |pods: usize| u32::try_from(pods).unwrap_or(u32::MAX);
         DrainFacts {
             left: count(self.leaving().count()),
@@ -417,7 +428,7 @@ mod tests {
         answer_own(&mut left, "apiserver-2", Evicted::Accepted);
         assert_eq!(
             (left.has_own_to_ask(), counts(&left)),
-            (false, (1, 0)),
+            (false, (1, 1)),
             "it is on its way"
         );
         left.gone(&mine);
@@ -475,7 +486,25 @@ mod tests {
         assert_eq!(next(&mut left, &[]), None);
         assert!(left.is_unconfirmed());
         left.seen(&own("apiserver", "n1", "1", true));
-        assert_eq!(counts(&left), (1, 0), "one that ends is waited for");
+        assert_eq!(counts(&left), (1, 1), "one that ends is waited for");
+    }
+
+    #[test]
+    fn an_own_pod_that_comes_back_is_not_evicted_again_whenever_it_says_that_it_was_made() {
+        let mine = own("apiserver", "n1", "1", false);
+        let running = [mine.clone(), own("apiserver", "n2", "2", false)];
+        let mut left = left(std::slice::from_ref(&mine));
+        assert_eq!(next(&mut left, &running).unwrap(), "apiserver-1");
+        answer_own(&mut left, "apiserver-1", Evicted::Accepted);
+        left.gone(&mine);
+        // In the second of the cordon, or by another clock before it.
+        let back = own("apiserver", "n1", "3", false);
+        left.seen(&back);
+        assert_eq!((left.has_own_to_ask(), counts(&left)), (false, (0, 0)));
+        left.listed(std::slice::from_ref(&back));
+        assert_eq!((left.is_unconfirmed(), counts(&left)), (false, (0, 0)));
+        left.seen(&own("apiserver", "n1", "3", true));
+        assert_eq!(counts(&left), (1, 1), "but one that ends is waited for");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use api::{
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::{
-    api::core::v1::{Node, Pod},
+    api::core::v1::{Node, NodeCondition, Pod},
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::ResourceExt;
@@ -196,6 +196,18 @@ fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
+/// Whether the node is Ready, and nobody has cordoned it.
+#[must_use]
+pub fn takes_pods(node: &Node) -> bool {
+    let cordoned = node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true);
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_deref());
+    let ready = |condition: &NodeCondition| condition.type_ == "Ready" && condition.status == "True";
+    !cordoned && conditions.unwrap_or_default().iter().any(ready)
+}
+
 /// The nodes on which a pod of controller or apiserver is to stay. One that is not Ready yet counts: it will be.
 fn hosts_of_the_operator(snapshot: &Snapshot) -> HashSet<&str> {
     let pods = snapshot.own_pods.values();
@@ -204,6 +216,7 @@ fn hosts_of_the_operator(snapshot: &Snapshot) -> HashSet<&str> {
     stay.filter_map(|pod| node_of(pod)).collect()
 }
 
+/// Of the operator's pods, which are all that is watched, those that are no other part of it.
 fn agents_by_node(snapshot: &Snapshot) -> HashMap<&str, AgentFacts> {
     let mut agents = HashMap::<&str, AgentFacts>::new();
     for pod in snapshot.own_pods.values() {

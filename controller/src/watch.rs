@@ -2,7 +2,9 @@
 
 use std::{fmt::Debug, pin::pin, sync::Arc, time::Duration};
 
-use api::names::{COMPONENT_AGENT, COMPONENT_APISERVER, COMPONENT_CONTROLLER, COMPONENT_LABEL};
+use api::names::{
+    COMPONENT_AGENT, COMPONENT_APISERVER, COMPONENT_CONTROLLER, COMPONENT_LABEL, NAME_LABEL, OPERATOR_NAME,
+};
 use futures::StreamExt;
 use kube::{
     Api,
@@ -28,7 +30,7 @@ pub fn start(context: &Arc<Context>) -> JoinSet<()> {
         .max(1);
     let all = Config::default().timeout(seconds);
     let own_pods = all.clone().labels(&format!(
-        "{COMPONENT_LABEL} in ({COMPONENT_AGENT},{COMPONENT_APISERVER},{COMPONENT_CONTROLLER})"
+        "{NAME_LABEL}={OPERATOR_NAME},{COMPONENT_LABEL} in ({COMPONENT_AGENT},{COMPONENT_APISERVER},{COMPONENT_CONTROLLER})"
     ));
     let mut watches = JoinSet::new();
     watches.spawn(follow(context.clone(), context.plans.clone(), all.clone()));

@@ -22,6 +22,7 @@ use controller::{
     view::Viewed,
 };
 use futures::stream;
+use k8s_openapi::api::core::v1::Node;
 use kube::{Client, runtime::watcher::Event};
 use planner::{decisions::DrainOrder, world::DrainFacts};
 use serde_json::{Value, json};
@@ -112,10 +113,54 @@ fn order(node: &str) -> DrainOrder {
 async fn decided(context: &Context) -> Vec<DrainFacts> {
     loop {
         let drains = context.view.snapshot().unwrap().drains;
-        if drains.len() == 2 && drains.values().all(|drained| drained.facts.own == 0) {
+        // One of the two stays, and so nothing is left of its node.
+        if drains.len() == 2 && drains.values().any(|drained| drained.facts.left == 0) {
             return drains.into_values().map(|drained| drained.facts).collect();
         }
         context.view.changed().await;
+    }
+}
+
+fn node(name: &str, cordoned: bool, ready: &str) -> Node {
+    serde_json::from_value(json!({
+        "metadata": {"name": name, "uid": format!("uid-{name}")}, "spec": {"unschedulable": cordoned},
+        "status": {"conditions": [{"type": "Ready", "status": ready}]}}))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_replica_on_a_node_that_is_cordoned_or_not_ready_stands_in_for_nobody() {
+    for (cordoned, ready, evicted) in [(false, "True", 1), (true, "True", 0), (false, "Unknown", 0)] {
+        let server = Server::default();
+        let context = Arc::new(server.context());
+        watched::<api::UpdatePlan>(&context);
+        watched::<api::BottlerocketShadow>(&context);
+        watched::<api::UpdateLedger>(&context);
+        watched::<k8s_openapi::api::core::v1::Pod>(&context);
+        context.view.watched::<Node>(Event::Init);
+        for node in [node("n1", true, "True"), node("n2", cordoned, ready)] {
+            context.view.watched(Event::InitApply(node));
+        }
+        context.view.watched::<Node>(Event::InitDone);
+        let mut drains = Drains::new(context.clone());
+        drains.follow(vec![order("n1")]);
+        let decided = async {
+            loop {
+                let drains = context.view.snapshot().unwrap().drains;
+                let stays = drains.values().any(|drained| drained.facts.left == 0);
+                if stays || !server.evicted.lock().unwrap().is_empty() {
+                    return;
+                }
+                // The server does not say when it is asked.
+                sleep(EVICTION / 5).await;
+            }
+        };
+        timeout(Duration::from_secs(30), decided).await.unwrap();
+        assert_eq!(
+            server.evicted.lock().unwrap().len(),
+            evicted,
+            "{cordoned} {ready}"
+        );
     }
 }
 
@@ -126,7 +171,7 @@ async fn two_nodes_that_are_drained_at_once_do_not_take_the_last_replica() {
     watched::<api::UpdatePlan>(&context);
     watched::<api::BottlerocketShadow>(&context);
     watched::<api::UpdateLedger>(&context);
-    watched::<k8s_openapi::api::core::v1::Node>(&context);
+    watched::<Node>(&context);
     watched::<k8s_openapi::api::core::v1::Pod>(&context);
     let mut drains = Drains::new(context.clone());
     drains.follow(vec![order("n1"), order("n2")]);

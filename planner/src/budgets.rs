@@ -6,7 +6,7 @@ use api::{ledger::MAX_GRANTS, plan::Topology, verdict::Verdict};
 
 use crate::{
     plan::Planning,
-    rollout::{Rollout, unavailable},
+    rollout::{Rollout, being_updated, unavailable},
     spec::ValidPlan,
     waves::Assignment,
     world::NodeFacts,
@@ -30,6 +30,8 @@ pub(crate) struct Budgets<'a> {
     live: usize,
     /// The install's limit, and the nodes without a grant that spend it.
     install: Option<&'a (usize, Vec<String>)>,
+    /// The nodes with pods of the operator itself that are being updated, whatever their plan.
+    pub hosts: Vec<String>,
     told: Told,
 }
 
@@ -82,6 +84,7 @@ impl<'a> Budgets<'a> {
             busy: BTreeMap::new(),
             live: planning.ledger.grants.len(),
             install: planning.install.as_ref(),
+            hosts: planning.hosts.clone(),
             told: Told::default(),
         };
         for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
@@ -104,12 +107,16 @@ impl<'a> Budgets<'a> {
             .or_else(|| self.domain_refusal(node))
             .or_else(|| self.install_refusal())
             .or_else(|| self.operator_refusal())
+            .or_else(|| self.host_refusal(node))
     }
 
     /// The node is granted in this answer.
     pub fn take(&mut self, node: &NodeFacts, wave: usize) {
         self.live += 1;
-        self.spend(node, wave, format!("{} (being updated)", node.name));
+        if node.hosts_operator {
+            self.hosts.push(being_updated(node));
+        }
+        self.spend(node, wave, being_updated(node));
     }
 
     fn spend(&mut self, node: &NodeFacts, wave: usize, words: String) {
@@ -154,6 +161,12 @@ impl<'a> Budgets<'a> {
     fn operator_refusal(&mut self) -> Option<Verdict> {
         let verdict = || spent(&self.down, MAX_GRANTS, "operator".to_owned());
         (self.live >= MAX_GRANTS).then(|| self.told.operator.get_or_insert_with(verdict).clone())
+    }
+
+    /// One at a time of the nodes that the operator itself runs on: else the last replica could go with the first.
+    fn host_refusal(&self, node: &NodeFacts) -> Option<Verdict> {
+        let busy = node.hosts_operator && !self.hosts.is_empty();
+        busy.then(|| spent(&self.hosts, 1, "operator's own nodes".to_owned()))
     }
 
     /// Where more domains have unavailable nodes than may, one that is among them does not make it better.

@@ -83,6 +83,7 @@ pub(crate) fn grant_next(
             grant(planning.now, rollout.owned, valid, entry, (node, target), wave),
         ));
     }
+    planning.hosts = budgets.hosts;
     grants
 }
 

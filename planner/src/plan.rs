@@ -91,6 +91,8 @@ pub(crate) struct Planning<'a> {
     pub install: Option<(usize, Vec<String>)>,
     /// Who downloads ahead of its turn.
     pub ahead: Ahead,
+    /// The nodes with pods of the operator itself that are being updated.
+    pub hosts: Vec<String>,
 }
 
 impl<'a> Planning<'a> {
@@ -114,12 +116,17 @@ impl<'a> Planning<'a> {
             granted_nodes,
             install: None,
             ahead: Ahead::new(now, world, ledger),
+            hosts: Vec::new(),
         }
     }
 
     /// Takes the install's own limit over from the settings, and counts who spends it.
     fn count_down(&mut self) {
         let world = self.world;
+        let hosts = world.nodes.iter().filter(|node| node.hosts_operator);
+        let updating = hosts.filter(|node| self.ledger.grants.contains_key(&node.uid));
+        self.hosts = updating.map(rollout::being_updated).collect();
+        self.hosts.sort();
         if world.settings.max_unavailable.is_some() {
             self.ledger.max_unavailable = world.settings.max_unavailable;
         }

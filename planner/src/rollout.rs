@@ -250,9 +250,14 @@ fn member<'a>(
 /// The node's name with the reason, where it counts as unavailable.
 pub(crate) fn unavailable(member: &Member<'_>) -> Option<String> {
     if member.place == Place::Granted {
-        return Some(format!("{} (being updated)", member.node.name));
+        return Some(being_updated(member.node));
     }
     is_down(member.node)
+}
+
+/// The node, as one that is unavailable because it is updated.
+pub(crate) fn being_updated(node: &NodeFacts) -> String {
+    format!("{} (being updated)", node.name)
 }
 
 /// The node with the reason, where it is unavailable and that is not our doing.

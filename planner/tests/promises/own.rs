@@ -27,6 +27,36 @@ fn the_operators_own_nodes_come_last_in_their_wave() {
     assert_eq!(order(&hosts), [b, a, d, f, c, e]);
 }
 
+#[test]
+fn the_operators_own_nodes_are_updated_one_at_a_time_whatever_the_budgets_of_their_plans_allow() {
+    let mut sim = Sim::new();
+    for pool in ["a", "b"] {
+        for i in 1..=3 {
+            sim = sim.node_with(&format!("{pool}0{i}"), "1.20.3", &[("pool", pool)]);
+        }
+        let spec = format!("nodeSelector: {{matchLabels: {{pool: {pool}}}}}\nmaxUnavailable: 3");
+        sim = sim.plan(pool, &spec);
+    }
+    let hosts = ["a01", "a02", "b01"];
+    for host in hosts {
+        sim.facts_mut(host).hosts_operator = true;
+    }
+    let mut most = 0;
+    for _ in 0..60 {
+        sim.run_to(sim.now + minutes(1));
+        let granted = sim
+            .ledger()
+            .grants
+            .values()
+            .filter(|grant| hosts.contains(&grant.node.as_str()));
+        most = most.max(granted.count());
+    }
+    assert_eq!(most, 1);
+    sim.run_until_phase("a", Phase::Complete);
+    sim.run_until_phase("b", Phase::Complete);
+    sim.ends_well();
+}
+
 /// A node at the end of its drain's time, with so many pods left, and so many of these the operator's own.
 fn at_the_time_out(left: u32, own: u32) -> (Sim, String) {
     let mut sim = Sim::new().nodes(1).plan("web", "drain: {timeout: 5m}");

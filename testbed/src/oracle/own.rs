@@ -112,7 +112,11 @@ impl Own {
             return;
         };
         let stands_in = |known: &Known| {
-            known.ready_since.is_some() || known.ready_until.is_some_and(|until| until >= now.at - STALE)
+            let ready =
+                known.ready_since.is_some() || known.ready_until.is_some_and(|until| until >= now.at - STALE);
+            // One that is about to be rebooted itself stands in for nobody.
+            let goes_too = cordon_of(now, known).is_some_and(|cordon| cordon.cordoned_at < now.at - STALE);
+            ready && !goes_too
         };
         if !self.elsewhere(component, node).any(stands_in) {
             let message = format!(
@@ -142,7 +146,12 @@ impl Own {
     }
 
     /// Those that are left at a reboot are left for a reason.
-    fn left(&self, now: &Moment<'_>, uid: &str, grant: &Grant, what: &str, report: &mut Report) {
+    fn left(&self, now: &Moment<'_>, uid: &str, grant: &Grant, permitted: bool, report: &mut Report) {
+        let what = if permitted {
+            "was permitted to reboot"
+        } else {
+            "was taken for drained"
+        };
         let namespace = &now.case.expectations.namespace;
         let Some(cordon) = now.state.node_of_uid(uid).and_then(|node| cordon(node)) else {
             return;
@@ -153,11 +162,8 @@ impl Own {
             plan.is_some_and(|plan| now.at + LAG < cordon.cordoned_at + plan.spec.drain.timeout.delta());
         let long = |since: DateTime<Utc>| since <= now.at - STALE;
         let on_node = now.state.pods.values().filter(|pod| {
-            let came_back = pod
-                .metadata
-                .creation_timestamp
-                .as_ref()
-                .is_some_and(|at| api::time::to_chrono(at) > cordon.cordoned_at);
+            let came = self.pods.get(&key(pod.as_ref())).map(|known| known.there_since);
+            let came_back = came.is_some_and(|at| at > cordon.cordoned_at);
             node_of(pod) == Some(grant.node.as_str()) && !came_back
         });
         for pod in on_node {
@@ -167,7 +173,7 @@ impl Own {
                 continue;
             };
             let name = key(pod.as_ref());
-            if known.ends_since.is_some_and(long) {
+            if permitted && known.ends_since.is_some_and(long) {
                 let message = format!(
                     "node {} {what}, but pod {name} of the operator was still ending",
                     grant.node
@@ -175,7 +181,8 @@ impl Own {
                 report.add(Promise::S5, now.at, message);
             }
             let held = now.state.budgets.values().any(|budget| covers(budget, pod));
-            let stands_in = |known: &Known| known.ready_since.is_some_and(long);
+            let stands_in =
+                |known: &Known| known.ready_since.is_some_and(long) && cordon_of(now, known).is_none();
             if known.ends_since.is_none()
                 && long(known.there_since)
                 && in_time
@@ -219,10 +226,10 @@ impl Check for Own {
     fn ledger(&mut self, now: &Moment<'_>, change: &LedgerChange, report: &mut Report) {
         for (uid, before, after) in &change.kept {
             if (before.phase, after.phase) == (GrantPhase::Granted, GrantPhase::Drained) {
-                self.left(now, uid, after, "was taken for drained", report);
+                self.left(now, uid, after, false, report);
             }
             if before.permit.is_none() && after.permit.is_some() {
-                self.left(now, uid, after, "was permitted to reboot", report);
+                self.left(now, uid, after, true, report);
             }
         }
     }
@@ -230,6 +237,11 @@ impl Check for Own {
 
 fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
+}
+
+/// Our cordon of the node that this pod is, or was, on.
+fn cordon_of(now: &Moment<'_>, known: &Known) -> Option<Disruption> {
+    cordon(now.state.nodes.get(known.node.as_ref()?)?)
 }
 
 fn cordon(node: &Node) -> Option<Disruption> {

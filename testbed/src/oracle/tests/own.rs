@@ -114,6 +114,24 @@ fn s6_a_replica_that_is_long_unready_or_gone_stands_in_for_none() {
 }
 
 #[test]
+fn s6_a_replica_whose_node_is_cordoned_for_a_reboot_of_its_own_stands_in_for_none() {
+    for (seconds, seen) in [(3, false), (7, true)] {
+        let mut story = cordoned(vec![own("other", "apiserver", "b")], json!({"maxUnavailable": 2}));
+        others_leave(&mut story);
+        story.grant("b");
+        story.stage("b");
+        story.cordon("b");
+        story.wait(seconds);
+        story.evict(MINE);
+        if seen {
+            story.breaks(Promise::S6, "no other apiserver was Ready elsewhere");
+        } else {
+            story.is_clean();
+        }
+    }
+}
+
+#[test]
 fn s6_an_own_pod_that_does_not_go_last_is_seen() {
     let mut story = with_another();
     story.evict(MINE);
@@ -162,6 +180,9 @@ fn s5_a_permit_while_an_own_pod_ends_is_seen() {
     others_leave(&mut story);
     story.evict(MINE);
     story.wait(7);
+    // The drain's time may be over; the permit waits all the same.
     story.drained("a");
+    story.is_clean();
+    story.permit("a");
     story.breaks(Promise::S5, "of the operator was still ending");
 }
