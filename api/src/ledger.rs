@@ -181,6 +181,10 @@ pub struct Grant {
     /// open and its plan lets it finish.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_after: Option<DateTime<Utc>>,
+    /// hostsOperator: whether pods of the operator itself ran on the node when it was granted: such nodes are updated one at a
+    /// time. Default false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub hosts_operator: bool,
     /// permit: the reboot permit, once given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permit: Option<Permit>,

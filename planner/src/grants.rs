@@ -115,6 +115,7 @@ fn grant(
         granted_at: now,
         phase_since: now,
         not_after: owned.window.not_after(now),
+        hosts_operator: node.hosts_operator,
         permit: None,
         ending: None,
     }

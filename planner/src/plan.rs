@@ -123,9 +123,17 @@ impl<'a> Planning<'a> {
     /// Takes the install's own limit over from the settings, and counts who spends it.
     fn count_down(&mut self) {
         let world = self.world;
-        let hosts = world.nodes.iter().filter(|node| node.hosts_operator);
-        let updating = hosts.filter(|node| self.ledger.grants.contains_key(&node.uid));
-        self.hosts = updating.map(rollout::being_updated).collect();
+        // Its pods may have left it by now, which is no reason to take the next one too.
+        let of_host = |node: &&NodeFacts| {
+            let grant = self.ledger.grants.get(&node.uid);
+            grant.is_some_and(|grant| grant.hosts_operator || node.hosts_operator)
+        };
+        self.hosts = world
+            .nodes
+            .iter()
+            .filter(of_host)
+            .map(rollout::being_updated)
+            .collect();
         self.hosts.sort();
         if world.settings.max_unavailable.is_some() {
             self.ledger.max_unavailable = world.settings.max_unavailable;

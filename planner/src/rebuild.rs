@@ -86,6 +86,7 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
         granted_at: now,
         phase_since: now,
         not_after: None,
+        hosts_operator: node.hosts_operator,
         permit: None,
         ending: None,
     };

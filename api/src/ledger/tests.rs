@@ -38,6 +38,7 @@ fn new_grant() -> Grant {
         granted_at: at(0),
         phase_since: at(0),
         not_after: Some(at(100)),
+        hosts_operator: false,
         permit: None,
         ending: None,
     }

@@ -270,6 +270,7 @@ impl Story {
             granted_at: self.now,
             phase_since: self.now,
             not_after: None,
+            hosts_operator: false,
             permit: None,
             ending: None,
         }
