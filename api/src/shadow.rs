@@ -230,7 +230,7 @@ pub struct SavedSettings {
     pub ignore_waves: bool,
     /// locks: what `version_lock` has been set to since, each reported before it is set; the last 10. Any other lock is somebody
     /// else's.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 10))]
     pub locks: Vec<String>,
 }

@@ -15,8 +15,8 @@ use planner::{
 };
 
 use super::rules::{
-    before_permit, could_start, domains, given_up, gives_up, is_down, is_open, is_open_until, is_valid,
-    limit, needs, owned, owner, runs, share, version,
+    before_permit, could_start, domains, given_up, gives_up, hosts_granted, is_down, is_open, is_open_until,
+    is_valid, limit, needs, owned, owner, runs, share, version,
 };
 
 /// What the answer is judged by.
@@ -71,6 +71,12 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
         let made: Vec<_> = judge.made().collect();
         for (uid, grant) in &made {
             judge.grant(uid, grant);
+            let alone = !grant.hosts_operator || hosts_granted(world, &change.spec, uid) == 0;
+            assert!(
+                alone,
+                "{} is granted beside another that the operator runs on",
+                grant.node
+            );
         }
         let starts = judge.waves();
         assert!(

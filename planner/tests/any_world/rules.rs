@@ -278,3 +278,17 @@ pub fn recorded<'a>(node: &'a NodeFacts, ledger: &'a UpdateLedgerSpec, run: &str
 pub fn before_permit(grant: &Grant) -> bool {
     matches!(grant.phase, GrantPhase::Granted | GrantPhase::Drained)
 }
+
+/// How many nodes besides this one have a grant, and ran the operator when they got it, or do now.
+pub fn hosts_granted(world: &World, ledger: &UpdateLedgerSpec, but: &str) -> usize {
+    let hosts = |uid: &String| {
+        world
+            .nodes
+            .iter()
+            .any(|node| node.uid == *uid && node.hosts_operator)
+    };
+    let others = ledger.grants.iter().filter(|(uid, _)| *uid != but);
+    others
+        .filter(|(uid, grant)| grant.hosts_operator || hosts(uid))
+        .count()
+}

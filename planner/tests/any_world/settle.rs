@@ -14,7 +14,9 @@ use planner::{
 
 use super::{
     judge::judge,
-    rules::{could_start, domains, is_down, is_open_until, is_valid, limit, needs, owned, recorded},
+    rules::{
+        could_start, domains, hosts_granted, is_down, is_open_until, is_valid, limit, needs, owned, recorded,
+    },
 };
 
 /// A ledger is made anew, read, and written once more; each node then goes no further than its agent has to answer: at most
@@ -135,6 +137,10 @@ pub fn nothing_is_held_back(now: DateTime<Utc>, world: &World, last: &Decisions)
         for node in &matched {
             if ledger.grants.contains_key(&node.uid) || !could_start(now, node, plan, entry, &world.settings)
             {
+                continue;
+            }
+            // The nodes that the operator runs on come one at a time.
+            if node.hosts_operator && hosts_granted(world, ledger, &node.uid) > 0 {
                 continue;
             }
             let with_it = domains(plan, down.iter().copied().chain([*node]));
