@@ -326,19 +326,19 @@ impl Memory {
             Call::Command(command) => command.to_string(),
             Call::ChangeSettings(_) => "changing settings.updates".to_owned(),
         };
-        if let Call::ChangeSettings(to) = call
-            && Some(to) != self.work.wanted_settings().as_ref()
-        {
+        let locks = match call {
+            Call::Command(_) => None,
+            Call::ChangeSettings(to) => Some(Some(to) == self.work.wanted_settings().as_ref()),
+        };
+        if locks == Some(false) {
             // They are put back: that they are not locked any more is nobody else's doing.
             self.locked_to = None;
         }
         match answer {
             Ok(()) => {
-                if matches!(call, Call::ChangeSettings(_)) {
+                if let Some(locks) = locks {
                     self.work.failures = 0;
-                    if self.stages()
-                        && matches!(call, Call::ChangeSettings(to) if Some(to) == self.work.wanted_settings().as_ref())
-                    {
+                    if locks && self.stages() {
                         self.locked_to = self.work.to_stage().cloned();
                     }
                 }

@@ -17,7 +17,7 @@ use crate::{
     grants,
     plan::Planning,
     rollout::Rollout,
-    running::{Running, running},
+    running::running,
     spec::ValidPlan,
     waves::{self, Place},
     world::{NodeFacts, World},
@@ -106,7 +106,7 @@ pub(crate) fn tell(
     }
     // An agent downloads nothing ahead that is older than what runs.
     if valid.allow_downgrade {
-        let runs = |i: usize| running_version(rollout.members[i].node);
+        let runs = |i: usize| running(rollout.members[i].node).version();
         next.retain(|i| {
             let target = rollout.members[*i].target.as_deref();
             target
@@ -134,13 +134,6 @@ pub(crate) fn tell(
         });
         planning.ahead.told.insert(member.node.uid.clone());
         planning.actions.extend(set(member.node, stage));
-    }
-}
-
-fn running_version(node: &NodeFacts) -> Option<&str> {
-    match running(node) {
-        Running::Version(version) => Some(version),
-        Running::Unknown | Running::Disputed { .. } => None,
     }
 }
 

@@ -204,10 +204,7 @@ fn member<'a>(
         .filter(|grant| grant.run == run)
         .map(|grant| Cow::Owned(grant.wave.clone()))
         .or_else(|| in_run.and_then(|spec| spec.wave.as_deref()).map(Cow::Borrowed));
-    let running = match running(node) {
-        Running::Version(version) => Some(version),
-        Running::Unknown | Running::Disputed { .. } => None,
-    };
+    let running = running(node).version();
     let retried_at = entry.and_then(|entry| entry.actions.retried_at);
     let targets = entry.map_or(&[][..], |entry| entry.targets.as_slice());
     let target = valid.and_then(|valid| targets::of(valid, targets, node));

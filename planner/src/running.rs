@@ -22,6 +22,16 @@ pub(crate) enum Running<'a> {
     },
 }
 
+impl<'a> Running<'a> {
+    /// The version, where it is known.
+    pub const fn version(self) -> Option<&'a str> {
+        match self {
+            Self::Version(version) => Some(version),
+            Self::Unknown | Self::Disputed { .. } => None,
+        }
+    }
+}
+
 /// Which version a node runs.
 pub(crate) fn running(node: &NodeFacts) -> Running<'_> {
     let status = node.shadow.as_ref().and_then(|shadow| shadow.status.as_ref());

@@ -6,7 +6,7 @@ use api::shadow::NodeState;
 use chrono::Utc;
 use serde_json::json;
 use testbed::bottlerocket::Call;
-use testbed::fleet::LatencySpec;
+use testbed::lab::Lab;
 use testbed::operator::Options;
 use testbed::oracle::Expectations;
 use testbed::truth::SimEventKind;
@@ -15,12 +15,26 @@ use crate::support::{
     NEW, OLD, SOON, assert_untouched, complete, edit, lab_with, machines, plan, rfc3339, status, versions,
 };
 
-fn slow_downloads(prepare: &str) -> LatencySpec {
-    serde_json::from_value(json!({"prepare": prepare})).unwrap()
+/// So many machines that download for so long, of which so many may at a time do that ahead of their turn.
+async fn start(nodes: u32, prepare: &str, stage_ahead: usize) -> Lab {
+    let mut fleet = machines(nodes);
+    fleet.latencies = serde_json::from_value(json!({"prepare": prepare})).unwrap();
+    let options = Options {
+        controller_flags: vec![format!("--stage-ahead={stage_ahead}")],
+        ..Options::default()
+    };
+    lab_with(fleet, &options).await
+}
+
+fn expectations(stage_ahead: usize) -> Expectations {
+    Expectations {
+        stage_ahead,
+        ..Expectations::complete("p")
+    }
 }
 
 /// How often each machine has begun a download.
-fn downloads(lab: &testbed::lab::Lab) -> Vec<usize> {
+fn downloads(lab: &Lab) -> Vec<usize> {
     let taken = |kind: &SimEventKind| {
         matches!(
             kind,
@@ -55,13 +69,7 @@ fn has_downloaded(shadow: &BottlerocketShadow) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_download_before_their_window_and_their_turn_two_at_a_time_and_only_once() {
-    let mut fleet = machines(4);
-    fleet.latencies = slow_downloads("1500ms");
-    let options = Options {
-        controller_flags: vec!["--stage-ahead=2".to_owned()],
-        ..Options::default()
-    };
-    let lab = lab_with(fleet, &options).await;
+    let lab = start(4, "1500ms", 2).await;
     let in_minutes = |minutes| rfc3339(Utc::now() + chrono::TimeDelta::minutes(minutes));
     let later = json!({"name": "later", "start": in_minutes(20), "end": in_minutes(90)});
     lab.apply(&plan(
@@ -98,22 +106,12 @@ async fn nodes_download_before_their_window_and_their_turn_two_at_a_time_and_onl
     let done = complete(&lab, "p").await;
     assert_eq!((done.nodes.updated, done.nodes.failed), (4, 0));
     assert_eq!(downloads(&lab), [1; 4], "what was there was not downloaded again");
-    let expectations = Expectations {
-        stage_ahead: 2,
-        ..Expectations::complete("p")
-    };
-    lab.finish(&expectations).await.unwrap();
+    lab.finish(&expectations(2)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_whose_turn_comes_while_it_downloads_goes_on_with_that() {
-    let mut fleet = machines(2);
-    fleet.latencies = slow_downloads("4s");
-    let options = Options {
-        controller_flags: vec!["--stage-ahead=1".to_owned()],
-        ..Options::default()
-    };
-    let lab = lab_with(fleet, &options).await;
+    let lab = start(2, "4s", 1).await;
     lab.apply(&plan("p", &json!({"maxUnavailable": 1})))
         .await
         .unwrap();
@@ -128,9 +126,5 @@ async fn a_node_whose_turn_comes_while_it_downloads_goes_on_with_that() {
     let done = complete(&lab, "p").await;
     assert_eq!((done.nodes.updated, done.nodes.failed), (2, 0));
     assert_eq!(downloads(&lab)[..2], [1; 2]);
-    let expectations = Expectations {
-        stage_ahead: 1,
-        ..Expectations::complete("p")
-    };
-    lab.finish(&expectations).await.unwrap();
+    lab.finish(&expectations(1)).await.unwrap();
 }

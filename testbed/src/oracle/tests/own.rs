@@ -42,6 +42,15 @@ fn with_another() -> Story {
     cordoned(vec![own("other", "apiserver", "b")], json!({}))
 }
 
+/// Other pods of the operator that cannot stand in for the apiserver on node a.
+fn no_stand_ins() -> [Vec<Object>; 3] {
+    [
+        vec![],
+        vec![own("other", "controller", "b")],
+        vec![own("other", "apiserver", "a")],
+    ]
+}
+
 /// The workload's pod leaves node a.
 fn others_leave(story: &mut Story) {
     story.allow("default/web-a");
@@ -68,11 +77,7 @@ fn an_own_pod_that_goes_last_while_another_is_ready_elsewhere_is_clean() {
 
 #[test]
 fn an_own_pod_that_nothing_stands_in_for_may_stay() {
-    for others in [
-        vec![],
-        vec![own("other", "controller", "b")],
-        vec![own("other", "apiserver", "a")],
-    ] {
+    for others in no_stand_ins() {
         let mut story = cordoned(others, json!({}));
         others_leave(&mut story);
         story.drained("a");
@@ -83,11 +88,7 @@ fn an_own_pod_that_nothing_stands_in_for_may_stay() {
 
 #[test]
 fn s6_an_own_pod_that_is_evicted_though_nothing_stands_in_for_it_is_seen() {
-    for others in [
-        vec![],
-        vec![own("other", "controller", "b")],
-        vec![own("other", "apiserver", "a")],
-    ] {
+    for others in no_stand_ins() {
         let mut story = cordoned(others, json!({}));
         others_leave(&mut story);
         story.evict(MINE);
