@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 
 use api::{
-    ledger::{PlanEntry, UpdateLedgerSpec},
+    ledger::PlanEntry,
     offer::is_older,
     shadow::{BottlerocketShadowSpec, NodeState, StageAhead},
     verdict::Verdict,
@@ -15,6 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{
     decisions::Action,
     grants,
+    owners::Marked,
     plan::Planning,
     rollout::Rollout,
     running::running,
@@ -32,11 +33,11 @@ pub(crate) struct Ahead {
 }
 
 impl Ahead {
-    pub fn new(now: DateTime<Utc>, world: &World, ledger: &UpdateLedgerSpec) -> Self {
-        let downloading = world
-            .nodes
+    pub fn new(now: DateTime<Utc>, world: &World, marked: &Marked<'_>) -> Self {
+        let downloading = marked
+            .ahead
             .iter()
-            .filter(|node| downloads(now, node).is_some() && !ledger.grants.contains_key(&node.uid));
+            .filter(|node| downloads(now, node).is_some() && !marked.granted.contains_key(node.uid.as_str()));
         Self {
             free: world.settings.stage_ahead.saturating_sub(downloading.count()),
             told: HashSet::new(),
@@ -50,7 +51,8 @@ fn downloads(now: DateTime<Utc>, node: &NodeFacts) -> Option<&StageAhead> {
     (now < stage.until && !holds(node, &stage.version)).then_some(stage)
 }
 
-fn asked(node: &NodeFacts) -> Option<&StageAhead> {
+/// What the node has been told to download.
+pub(crate) fn asked(node: &NodeFacts) -> Option<&StageAhead> {
     let spec = &node.shadow.as_ref()?.spec;
     spec.stage.as_ref().filter(|_| spec.state == NodeState::Idle)
 }
@@ -159,24 +161,19 @@ fn is_near(planning: &mut Planning<'_>, verdict: Option<&Verdict>, lead: TimeDel
 
 /// Takes back what nodes were told that are not to download any more.
 pub(crate) fn take_back(planning: &mut Planning<'_>) {
-    let world = planning.world;
     // Whose failure is noted in this very round is told by that.
     let written = planning.actions.iter().filter_map(|action| match action {
         Action::SetShadow { node, .. } => Some(node.as_str()),
         _ => None,
     });
     let written: HashSet<&str> = written.collect();
-    let left = world.nodes.iter().filter(|node| {
-        asked(node).is_some()
-            && !planning.ahead.told.contains(&node.uid)
+    let left = planning.marked.ahead.iter().filter(|node| {
+        !planning.ahead.told.contains(&node.uid)
             && !planning.ledger.grants.contains_key(&node.uid)
             && !written.contains(node.name.as_str())
     });
-    let mut left: Vec<&NodeFacts> = left.collect();
-    left.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
-    planning
-        .actions
-        .extend(left.into_iter().filter_map(|node| set(node, None)));
+    let back: Vec<Action> = left.filter_map(|node| set(node, None)).collect();
+    planning.actions.extend(back);
 }
 
 /// The rest of the instruction stays as it is, but for what was to be run in a turn that is over: else nobody could tell, later,

@@ -6,7 +6,7 @@ use api::{ledger::MAX_GRANTS, plan::Topology, verdict::Verdict};
 
 use crate::{
     plan::Planning,
-    rollout::{Rollout, being_updated, unavailable},
+    rollout::{Rollout, being_updated},
     spec::ValidPlan,
     waves::Assignment,
     world::NodeFacts,
@@ -87,10 +87,9 @@ impl<'a> Budgets<'a> {
             hosts: planning.hosts.clone(),
             told: Told::default(),
         };
-        for (member, wave) in rollout.members.iter().zip(&assignment.wave_of) {
-            if let Some(words) = unavailable(member) {
-                budgets.spend(member.node, *wave, words);
-            }
+        for (i, words) in rollout.down.iter().zip(&rollout.unavailable) {
+            let (node, wave) = (rollout.members[*i].node, assignment.wave_of[*i]);
+            budgets.spend(node, wave, words.clone());
         }
         budgets
     }

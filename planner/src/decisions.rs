@@ -1,6 +1,6 @@
 //! What the planner answers.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use api::{
     ledger::UpdateLedgerSpec,
@@ -109,7 +109,7 @@ pub struct NodeVerdict {
     /// The node's name.
     pub node: String,
     /// The plan that owns it.
-    pub plan: String,
+    pub plan: Arc<str>,
     /// Why.
     pub verdict: Verdict,
 }

@@ -8,13 +8,15 @@ use std::{
 use api::{
     ledger::{Grant, PlanEntry, UpdateLedgerSpec},
     names,
+    shadow::NodeState,
 };
 use chrono::{DateTime, Utc};
 use kube_core::{Selector, SelectorExt};
 
 use crate::{
-    actions,
+    actions, ahead,
     spec::{self, Invalid, ValidPlan},
+    waves::Fits,
     windows::WindowState,
     world::{NodeFacts, PlanFacts, World},
 };
@@ -29,8 +31,21 @@ pub(crate) struct Owned<'a> {
     pub nodes: Vec<&'a NodeFacts>,
     /// Whether each of them had a grant as this round began.
     pub granted: Vec<bool>,
+    /// The waves that would take each of them; none for an invalid plan.
+    pub fits: Vec<Fits>,
     /// The nodes that it selects and that belong to another plan, with that plan's name.
     pub lost: Vec<(&'a NodeFacts, &'a str)>,
+}
+
+/// The few nodes on which something is to be seen of an update, found as all are gone through once: a fleet does not fit into
+/// the processor's caches.
+pub(crate) struct Marked<'a> {
+    /// Those that have a grant as this round begins, by UID.
+    pub granted: HashMap<&'a str, &'a NodeFacts>,
+    /// Those that are cordoned by us, or told to do something, by name.
+    pub touched: Vec<&'a NodeFacts>,
+    /// Those that are told to download ahead of their turn, by name.
+    pub ahead: Vec<&'a NodeFacts>,
 }
 
 /// Whether a node takes part in updates at all.
@@ -119,13 +134,12 @@ impl<'a> Selectors<'a> {
 }
 
 /// Every plan with its nodes: the highest priority first, then the oldest, then by name. A granted node stays with the plan of its grant;
-/// any other belongs to the first plan that selects it, whatever state that plan is in. And the nodes that have a grant, by
-/// UID.
+/// any other belongs to the first plan that selects it, whatever state that plan is in.
 pub(crate) fn owned<'a>(
     now: DateTime<Utc>,
     world: &'a World,
     ledger: &UpdateLedgerSpec,
-) -> (Vec<Owned<'a>>, HashMap<&'a str, &'a NodeFacts>) {
+) -> (Vec<Owned<'a>>, Marked<'a>) {
     let mut facts: Vec<&PlanFacts> = world.plans.iter().collect();
     let precedence = |plan: &PlanFacts| (Reverse(plan.spec.priority), plan.created);
     facts.sort_by(|a, b| (precedence(a), &a.name, &a.uid).cmp(&(precedence(b), &b.name, &b.uid)));
@@ -143,6 +157,7 @@ pub(crate) fn owned<'a>(
                 window,
                 nodes: Vec::new(),
                 granted: Vec::new(),
+                fits: Vec::new(),
                 lost: Vec::new(),
             }
         })
@@ -162,13 +177,24 @@ pub(crate) fn owned<'a>(
     let names: Vec<&'a str> = plans.iter().map(|plan| plan.facts.name.as_str()).collect();
     let mut nodes: Vec<&NodeFacts> = world.nodes.iter().collect();
     nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
-    let mut granted = HashMap::with_capacity(grants.len());
+    let mut marked = Marked {
+        granted: HashMap::with_capacity(grants.len()),
+        touched: Vec::new(),
+        ahead: Vec::new(),
+    };
     let mut selecting = Vec::new();
     for node in nodes {
         let grant = grants.get(node.uid.as_str());
         let mut owner = grant.and_then(|grant| index_of.get(grant.plan.as_str()).copied());
         if grant.is_some() {
-            granted.insert(node.uid.as_str(), node);
+            marked.granted.insert(node.uid.as_str(), node);
+        }
+        let told = node.shadow.as_ref().map(|shadow| shadow.spec.state);
+        if node.disruption.is_some() || told.is_some_and(|state| state != NodeState::Idle) {
+            marked.touched.push(node);
+        }
+        if ahead::asked(node).is_some() {
+            marked.ahead.push(node);
         }
         selectors.that_take(node, &mut selecting);
         for i in selecting.drain(..) {
@@ -184,9 +210,13 @@ pub(crate) fn owned<'a>(
             }
         }
         if let Some(owner) = owner {
-            plans[owner].nodes.push(node);
-            plans[owner].granted.push(grant.is_some());
+            let plan = &mut plans[owner];
+            plan.nodes.push(node);
+            plan.granted.push(grant.is_some());
+            // While its labels are at hand.
+            let fits = plan.valid.as_ref().map(|valid| Fits::of(valid, &node.labels));
+            plan.fits.extend(fits);
         }
     }
-    (plans, granted)
+    (plans, marked)
 }

@@ -13,7 +13,7 @@ use crate::{
     decisions::{Action, Decisions, DrainOrder, Event, LedgerChange, PlanStatus},
     entries,
     machine::{self, Change, Granted},
-    owners::{self, Owned},
+    owners::{self, Marked, Owned},
     pace, rebuild, report, rollout,
     spec::Limits,
     targets,
@@ -46,8 +46,8 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     if entries::is_ahead(world, ledger) {
         return Decisions::default();
     }
-    let (plans, granted_nodes) = owners::owned(now, world, ledger);
-    let mut planning = Planning::new(now, world, ledger, granted_nodes);
+    let (plans, marked) = owners::owned(now, world, ledger);
+    let mut planning = Planning::new(now, world, ledger, marked);
     for owned in &plans {
         entries::record(&mut planning, owned);
         actions::take(&mut planning, owned);
@@ -85,8 +85,8 @@ pub(crate) struct Planning<'a> {
     pub doing: HashMap<String, String>,
     drains: Vec<DrainOrder>,
     look_again: Option<DateTime<Utc>>,
-    /// The nodes that have a grant, by UID.
-    granted_nodes: HashMap<&'a str, &'a NodeFacts>,
+    /// The nodes on which something is to be seen of an update.
+    pub marked: Marked<'a>,
     /// The install's own limit, and the nodes without a grant that spend it.
     pub install: Option<(usize, Vec<String>)>,
     /// Who downloads ahead of its turn.
@@ -96,12 +96,7 @@ pub(crate) struct Planning<'a> {
 }
 
 impl<'a> Planning<'a> {
-    fn new(
-        now: DateTime<Utc>,
-        world: &'a World,
-        ledger: &UpdateLedgerSpec,
-        granted_nodes: HashMap<&'a str, &'a NodeFacts>,
-    ) -> Self {
+    fn new(now: DateTime<Utc>, world: &'a World, ledger: &UpdateLedgerSpec, marked: Marked<'a>) -> Self {
         Self {
             now,
             world,
@@ -113,9 +108,9 @@ impl<'a> Planning<'a> {
             doing: HashMap::new(),
             drains: Vec::new(),
             look_again: None,
-            granted_nodes,
             install: None,
-            ahead: Ahead::new(now, world, ledger),
+            ahead: Ahead::new(now, world, &marked),
+            marked,
             hosts: Vec::new(),
         }
     }
@@ -124,15 +119,16 @@ impl<'a> Planning<'a> {
     fn count_down(&mut self) {
         let world = self.world;
         // Its pods may have left it by now, which is no reason to take the next one too.
-        let of_host = |node: &&NodeFacts| {
+        let of_host = |node: &&&NodeFacts| {
             let grant = self.ledger.grants.get(&node.uid);
             grant.is_some_and(|grant| grant.hosts_operator || node.hosts_operator)
         };
-        self.hosts = world
-            .nodes
-            .iter()
+        self.hosts = self
+            .marked
+            .granted
+            .values()
             .filter(of_host)
-            .map(rollout::being_updated)
+            .map(|node| rollout::being_updated(node))
             .collect();
         self.hosts.sort();
         if world.settings.max_unavailable.is_some() {
@@ -188,7 +184,7 @@ impl<'a> Planning<'a> {
                 let entry = self.ledger.plans.get(&grant.plan);
                 entry.map_or_else(|| grant.plan.clone(), |entry| entry.name.clone())
             });
-            let Some(node) = self.granted_nodes.get(uid.as_str()).copied() else {
+            let Some(node) = self.marked.granted.get(uid.as_str()).copied() else {
                 self.ledger.release(&uid);
                 let note = format!("node {} is gone; its grant is released", grant.node);
                 self.event(&plan_name, Some(&grant.node), "NodeGone", note, true);
@@ -377,19 +373,10 @@ impl<'a> Planning<'a> {
 
     /// Undoes what is on nodes without a grant: a crash, or a late write of a former leader, left it behind.
     fn repair(&mut self) {
-        let world = self.world;
-        let touched = |node: &&NodeFacts| {
-            let asked = node.shadow.as_ref().map(|shadow| shadow.spec.state);
-            node.disruption.is_some() || asked.is_some_and(|state| state != NodeState::Idle)
-        };
-        let mut nodes: Vec<&NodeFacts> = world
-            .nodes
-            .iter()
-            .filter(touched)
-            .filter(|node| !self.ledger.grants.contains_key(&node.uid))
-            .collect();
-        nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
-        for node in nodes {
+        for node in std::mem::take(&mut self.marked.touched) {
+            if self.ledger.grants.contains_key(&node.uid) {
+                continue;
+            }
             if let Some(shadow) = &node.shadow {
                 let idle = BottlerocketShadowSpec {
                     state: NodeState::Idle,

@@ -1,10 +1,9 @@
 //! One plan's rollout: what every node is to it, which wave is open, and in which order things are decided.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use api::{ledger::PlanEntry, plan::Approval, shadow::NodeState, verdict::Verdict};
 use chrono::{DateTime, Utc};
-use semver::Version;
 
 use crate::{
     ahead,
@@ -12,7 +11,7 @@ use crate::{
     estimate, failures, grants, held, machine,
     owners::Owned,
     plan::Planning,
-    running::{Running, running},
+    running::{Running, Versions, running_as_read},
     spec::ValidPlan,
     targets, waiting,
     waves::{self, Assignment, Member, Place},
@@ -30,7 +29,9 @@ pub(crate) struct Rollout<'a> {
     pub open_wave: usize,
     /// The number of nodes that may be unavailable.
     pub max_unavailable: usize,
-    /// The nodes that are, each with the reason.
+    /// The members that are, by their place in the list.
+    pub down: Vec<usize>,
+    /// The same, each with the reason.
     pub unavailable: Vec<String>,
     /// The nodes that will be granted as soon as the plan has its finalizer.
     pub starting: Vec<String>,
@@ -60,10 +61,11 @@ impl Rollout<'_> {
             let name = (*name).to_owned();
             (*node, Verdict::OtherPlan { name })
         });
+        let plan: Arc<str> = owned.facts.name.as_str().into();
         all.reserve(members.len() + owned.lost.len());
         all.extend(own.chain(lost).map(|(node, verdict)| NodeVerdict {
             node: node.name.clone(),
-            plan: owned.facts.name.clone(),
+            plan: Arc::clone(&plan),
             verdict,
         }));
     }
@@ -73,29 +75,33 @@ impl Rollout<'_> {
 pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> Rollout<'a> {
     let facts = owned.facts;
     let entry = planning.ledger.plans.get(&facts.uid).cloned();
-    let run = entry.as_ref().map_or("", |entry| entry.run.as_str());
     let valid = owned.valid.as_ref().ok();
-    let members: Vec<Member<'a>> = owned
-        .nodes
-        .iter()
-        .zip(&owned.granted)
-        .map(|(node, granted)| member(planning, node, *granted, run, entry.as_ref(), valid))
-        .collect();
-    let down: Vec<String> = members.iter().filter_map(unavailable).collect();
+    let matched = owned.nodes.len();
+    let (mut members, mut verdicts) = (Vec::with_capacity(matched), Vec::with_capacity(matched));
+    let mut versions = Versions::default();
+    let (mut down, mut unavailable) = (Vec::new(), Vec::new());
+    // All that is asked of a node is asked while it is at hand.
+    for (i, (node, granted)) in owned.nodes.iter().zip(&owned.granted).enumerate() {
+        let member = member(planning, &mut versions, node, *granted, entry.as_ref(), valid);
+        if let Some(words) = why_unavailable(&member) {
+            down.push(i);
+            unavailable.push(words);
+        }
+        verdicts.push(standing(planning, &member, entry.as_ref(), valid));
+        members.push(member);
+    }
     let mut rollout = Rollout {
         owned,
-        verdicts: members
-            .iter()
-            .map(|m| standing(planning, m, entry.as_ref(), valid))
-            .collect(),
+        verdicts,
         members,
         waves: None,
         open_wave: 0,
-        max_unavailable: valid.map_or(0, |v| v.max_unavailable.at_most(owned.nodes.len())),
-        unavailable: down,
+        max_unavailable: valid.map_or(0, |v| v.max_unavailable.at_most(matched)),
+        down,
+        unavailable,
         starting: Vec::new(),
         failed: 0,
-        threshold: valid.map_or(1, |v| v.threshold.at_least(owned.nodes.len()).max(1)),
+        threshold: valid.map_or(1, |v| v.threshold.at_least(matched).max(1)),
         estimate: None,
         skip_at: None,
     };
@@ -108,7 +114,6 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
     find_open_wave(valid, &mut entry);
     waiting::record(planning, &rollout.members, valid, &mut entry);
     failures::halt_at_threshold(planning, &mut rollout, valid, &mut entry);
-    let matched = owned.nodes.len();
     let fixed = entry.wave_sizes.clone();
     let size_of = |wave: usize| {
         let wave = valid.waves.get(wave)?;
@@ -116,9 +121,23 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         Some(fixed.get(&wave.name).map_or(size, |fixed| *fixed as usize))
     };
     let open_wave = entry.open_wave as usize;
-    let mut assignment = waves::assign(valid, &entry.run, &rollout.members, open_wave, size_of);
+    let mut assignment = waves::assign(
+        valid,
+        &entry.run,
+        &rollout.members,
+        &owned.fits,
+        open_wave,
+        size_of,
+    );
     if held::skip(planning, &mut rollout, valid, &mut entry, &assignment) {
-        assignment = waves::assign(valid, &entry.run, &rollout.members, open_wave, size_of);
+        assignment = waves::assign(
+            valid,
+            &entry.run,
+            &rollout.members,
+            &owned.fits,
+            open_wave,
+            size_of,
+        );
     }
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
@@ -189,12 +208,13 @@ fn find_open_wave(valid: &ValidPlan, entry: &mut PlanEntry) {
 /// What a node is to this run.
 fn member<'a>(
     planning: &Planning<'_>,
+    versions: &mut Versions,
     node: &'a NodeFacts,
     was_granted: bool,
-    run: &str,
     entry: Option<&PlanEntry>,
     valid: Option<&'a ValidPlan>,
 ) -> Member<'a> {
+    let run = entry.map_or("", |entry| entry.run.as_str());
     let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
     let grant = was_granted
         .then(|| planning.ledger.grants.get(&node.uid))
@@ -204,7 +224,8 @@ fn member<'a>(
         .filter(|grant| grant.run == run)
         .map(|grant| Cow::Owned(grant.wave.clone()))
         .or_else(|| in_run.and_then(|spec| spec.wave.as_deref()).map(Cow::Borrowed));
-    let running = running(node).version();
+    let witnessed = running_as_read(node, |word| versions.read(word).is_some());
+    let running = witnessed.version();
     let retried_at = entry.and_then(|entry| entry.actions.retried_at);
     let targets = entry.map_or(&[][..], |entry| entry.targets.as_slice());
     let target = valid.and_then(|valid| targets::of(valid, targets, node));
@@ -212,7 +233,7 @@ fn member<'a>(
     let on_target = running.is_some() && running == target.as_deref();
     let version = running
         .filter(|_| !on_target)
-        .and_then(|running| Version::parse(running).ok());
+        .and_then(|running| versions.read(running));
     // Who cannot be updated yet is waited for only if nobody else is left.
     let live = (on_target || version.is_some()) && node.agent.ready && (valid.is_none() || target.is_some());
     let exhausted = in_run.is_some_and(|spec| {
@@ -225,7 +246,10 @@ fn member<'a>(
         (Some(_), _) => Place::Granted,
         _ if exhausted && node.opt_out.is_none() => Place::Failed,
         (None, Some(_)) if on_target => Place::Updated,
-        (None, Some(valid)) => targets::place(node, version.as_ref(), target.as_deref(), valid, left_alone),
+        (None, Some(valid)) => {
+            let wanted = target.as_deref().and_then(|target| versions.read(target));
+            targets::place(node, version.as_ref(), wanted.as_ref(), valid, left_alone)
+        }
         (None, None) => Place::Waiting,
     };
     let place = match place {
@@ -234,6 +258,7 @@ fn member<'a>(
     };
     Member {
         node,
+        running: witnessed,
         recorded,
         place,
         target,
@@ -245,7 +270,7 @@ fn member<'a>(
 }
 
 /// The node's name with the reason, where it counts as unavailable.
-pub(crate) fn unavailable(member: &Member<'_>) -> Option<String> {
+fn why_unavailable(member: &Member<'_>) -> Option<String> {
     if member.place == Place::Granted {
         return Some(being_updated(member.node));
     }
@@ -310,13 +335,13 @@ fn standing(
     if !node.ready {
         return Some(Verdict::NotReady { since });
     }
-    if let Running::Disputed { reported, os_image } = running(node)
+    if let Running::Disputed { reported, os_image } = member.running
         && node.agent.ready
     {
         let (reported, os_image) = (reported.to_owned(), os_image.to_owned());
         return Some(Verdict::VersionDisputed { reported, os_image });
     }
-    if node.agent.ready && member.target.is_none() && matches!(running(node), Running::Version(_)) {
+    if node.agent.ready && member.target.is_none() && matches!(member.running, Running::Version(_)) {
         return Some(targets::unknown(planning.now, node, valid));
     }
     if !member.live {

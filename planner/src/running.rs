@@ -32,13 +32,39 @@ impl<'a> Running<'a> {
     }
 }
 
+/// Versions as they were read once: a fleet runs a few of them, and says so thousands of times.
+#[derive(Default)]
+pub(crate) struct Versions(Vec<(String, Option<Version>)>);
+
+impl Versions {
+    /// How many different words are remembered.
+    const KNOWN: usize = 8;
+
+    /// The word as a version, where it is one.
+    pub fn read(&mut self, word: &str) -> Option<Version> {
+        if let Some((_, version)) = self.0.iter().find(|(known, _)| known == word) {
+            return version.clone();
+        }
+        let version = Version::parse(word).ok();
+        if self.0.len() < Self::KNOWN {
+            self.0.push((word.to_owned(), version.clone()));
+        }
+        version
+    }
+}
+
 /// Which version a node runs.
 pub(crate) fn running(node: &NodeFacts) -> Running<'_> {
+    running_as_read(node, |word| Version::parse(word).is_ok())
+}
+
+/// Which version a node runs, where it is known which words are versions.
+pub(crate) fn running_as_read(node: &NodeFacts, mut is_version: impl FnMut(&str) -> bool) -> Running<'_> {
     let status = node.shadow.as_ref().and_then(|shadow| shadow.status.as_ref());
     let Some(reported) = status.map(|status| status.current_version.as_str()) else {
         return Running::Unknown;
     };
-    if Version::parse(reported).is_err() {
+    if !is_version(reported) {
         Running::Unknown
     } else if contradicts(&node.os_image, reported) {
         let os_image = &node.os_image;
@@ -53,8 +79,8 @@ pub(crate) fn running(node: &NodeFacts) -> Running<'_> {
 pub(crate) fn contradicts(os_image: &str, version: &str) -> bool {
     // Only what begins with a digit can be a version, and the same word is the same version.
     let mut words = os_image
-        .split_whitespace()
-        .filter(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+        .split_ascii_whitespace()
+        .filter(|word| word.as_bytes()[0].is_ascii_digit());
     if words.clone().next() == Some(version) {
         return false;
     }

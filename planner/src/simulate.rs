@@ -189,7 +189,7 @@ fn outcome(story: &Story, cluster: Cluster, recorder: Recorder) -> Outcome {
             .last
             .verdicts
             .iter()
-            .map(|v| ((v.plan.clone(), v.node.clone()), v.verdict.clone()))
+            .map(|v| ((v.plan.to_string(), v.node.clone()), v.verdict.clone()))
             .collect(),
         makespan,
         world: cluster.world,

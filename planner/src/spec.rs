@@ -61,6 +61,9 @@ pub struct ValidPlan {
     pub limits: Limits,
 }
 
+/// How many waves a plan may have, as the CRD says too.
+const MAX_WAVES: usize = 20;
+
 /// A wave of a valid plan.
 #[derive(Clone, Debug)]
 pub struct ValidWave {
@@ -215,6 +218,13 @@ fn parse_waves(waves: &[Wave]) -> Result<Vec<ValidWave>, Invalid> {
         };
         return Ok(vec![all]);
     };
+    if waves.len() > MAX_WAVES {
+        return Err(Invalid {
+            field: "waves".to_owned(),
+            value: format!("{} waves", waves.len()),
+            remedy: format!("at most {MAX_WAVES}"),
+        });
+    }
     if last.size.is_some() || last.node_selector.is_some() {
         return Err(Invalid {
             field: format!("waves[{}]", waves.len() - 1),

@@ -41,14 +41,13 @@ pub(crate) fn of<'a>(valid: &'a ValidPlan, targets: &[Target], node: &NodeFacts)
 pub(crate) fn place(
     node: &NodeFacts,
     running: Option<&Version>,
-    target: Option<&str>,
+    wanted: Option<&Version>,
     valid: &ValidPlan,
     left_alone: bool,
 ) -> Place {
-    let wanted = target.and_then(|target| Version::parse(target).ok());
     match (running, wanted) {
-        (Some(running), Some(wanted)) if *running == wanted => Place::Updated,
-        (Some(running), Some(wanted)) if *running > wanted && !valid.allow_downgrade => Place::Skipped,
+        (Some(running), Some(wanted)) if running == wanted => Place::Updated,
+        (Some(running), Some(wanted)) if running > wanted && !valid.allow_downgrade => Place::Skipped,
         (_, Some(_)) if left_alone => Place::Skipped,
         // What is newer is not on offer; so there is nothing to wait for.
         (Some(running), None) if newest_to(node).is_some_and(|newest| newest <= *running) => Place::Updated,

@@ -1,16 +1,22 @@
 //! Which node belongs to which wave, and how far each wave is.
 
-use std::{borrow::Cow, cmp::Reverse};
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap};
 
 use chrono::{DateTime, Utc};
 use kube_core::SelectorExt;
 use sha2::{Digest, Sha256};
 
-use crate::{spec::ValidPlan, world::NodeFacts};
+use crate::{
+    running::Running,
+    spec::{ValidPlan, ValidWave},
+    world::NodeFacts,
+};
 
 /// A matched node, as far as its wave depends on it.
 pub(crate) struct Member<'a> {
     pub node: &'a NodeFacts,
+    /// The version that it runs.
+    pub running: Running<'a>,
     /// The wave that its grant or its shadow records for this run.
     pub recorded: Option<Cow<'a, str>>,
     pub place: Place,
@@ -39,6 +45,23 @@ pub(crate) enum Place {
     Failed,
     /// It is left alone.
     Skipped,
+}
+
+/// The waves whose selectors take a node, a bit for each: there are at most twenty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fits(u32);
+
+impl Fits {
+    /// Of a node with these labels.
+    pub fn of(plan: &ValidPlan, labels: &BTreeMap<String, String>) -> Self {
+        let takes = |wave: &ValidWave| wave.selector.as_ref().is_none_or(|s| s.matches(labels));
+        let taken = plan.waves.iter().enumerate().filter(|(_, wave)| takes(wave));
+        Self(taken.fold(0, |bits, (i, _)| bits | 1 << i))
+    }
+
+    const fn take(self, wave: usize) -> bool {
+        self.0 >> wave & 1 == 1
+    }
 }
 
 /// Where every member belongs.
@@ -113,6 +136,7 @@ pub(crate) fn assign(
     plan: &ValidPlan,
     run: &str,
     members: &[Member<'_>],
+    fits: &[Fits],
     open_wave: usize,
     size_of: impl Fn(usize) -> Option<usize>,
 ) -> Assignment {
@@ -133,19 +157,14 @@ pub(crate) fn assign(
             taken[wave] += 1;
         }
     }
-    for (index, wave) in plan.waves.iter().enumerate().take(rest) {
-        let fits = |i: &usize| {
-            wave.selector
-                .as_ref()
-                .is_none_or(|s| s.matches(&members[*i].node.labels))
-        };
-        let free = (0..members.len()).filter(|i| wave_of[*i].is_none()).filter(fits);
+    for (index, taken) in taken.iter().enumerate().take(rest) {
+        let free = (0..members.len()).filter(|i| wave_of[*i].is_none() && fits[*i].take(index));
         let chosen: Vec<usize> = match size_of(index) {
             None => free.collect(),
-            Some(size) if index >= open_wave && size > taken[index] => {
+            Some(size) if index >= open_wave && size > *taken => {
                 // Nodes without a live agent come last: they are waited for only if no other is left.
                 let free = free.filter(|i| members[*i].place == Place::Waiting);
-                first(free.collect(), size - taken[index], |i| {
+                first(free.collect(), size - taken, |i| {
                     let Member { node, live, .. } = &members[*i];
                     (Reverse(*live), rank(run, &node.uid), node.uid.as_str())
                 })

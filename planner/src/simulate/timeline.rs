@@ -189,7 +189,7 @@ impl Recorder {
                 .last
                 .verdicts
                 .iter()
-                .filter(|verdict| verdict.plan == plan.name);
+                .filter(|verdict| *verdict.plan == *plan.name);
             let what = What::Status {
                 plan: plan.name.clone(),
                 status: Box::new(plan.status.clone()),
@@ -326,7 +326,7 @@ impl Observer for Recorder {
             if before.is_none_or(|before| !same(&before, &found.verdict)) {
                 let what = What::Waits {
                     node: found.node.clone(),
-                    plan: found.plan.clone(),
+                    plan: found.plan.to_string(),
                     verdict: found.verdict.clone(),
                 };
                 self.add(cluster, what);

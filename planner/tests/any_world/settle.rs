@@ -151,7 +151,7 @@ pub fn nothing_is_held_back(now: DateTime<Utc>, world: &World, last: &Decisions)
             let verdict = last
                 .verdicts
                 .iter()
-                .find(|v| v.node == node.name && v.plan == plan.name);
+                .find(|v| v.node == node.name && *v.plan == *plan.name);
             assert!(
                 !its_wave_takes_it(node, plan, entry, ledger, &matched),
                 "{} of {} is held back: {verdict:?}",

@@ -26,7 +26,7 @@ fn s3_of_two_plans_the_older_owns() {
             .last
             .verdicts
             .iter()
-            .find(|v| v.node == node && v.plan == "all")
+            .find(|v| v.node == node && &*v.plan == "all")
             .unwrap();
         found.verdict.clone()
     };
@@ -90,6 +90,17 @@ fn s3_a_plan_that_is_invalid_keeps_its_priority() {
     sim.run_for(hours(1));
     assert!(sim.checker.granted.is_empty());
     assert_eq!(sim.verdict("n01").reason(), "InvalidPlan");
+}
+
+#[test]
+fn a_plan_of_more_waves_than_the_schema_allows_is_invalid() {
+    let waves: String = (1..=21).map(|i| format!("- {{name: w{i}}}\n")).collect();
+    let mut sim = Sim::new().nodes(1).plan("many", &format!("waves:\n{waves}"));
+    sim.settle();
+    assert_eq!(
+        sim.verdict("n01").to_string(),
+        "the plan is invalid: spec.waves: \"21 waves\": at most 20"
+    );
 }
 
 #[test]

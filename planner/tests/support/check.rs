@@ -587,7 +587,7 @@ impl Checker {
             let of_node = decisions
                 .verdicts
                 .iter()
-                .filter(|v| v.node == node.name && v.plan == owner.name);
+                .filter(|v| v.node == node.name && *v.plan == *owner.name);
             let expected = usize::from(!ledger.grants.contains_key(&node.uid));
             let found: Vec<_> = of_node.collect();
             assert_eq!(

@@ -165,7 +165,7 @@ impl<'a> Judge<'a> {
             let of_owner = decisions
                 .verdicts
                 .iter()
-                .filter(|v| (&v.node, &v.plan) == (&node.name, &owner.name));
+                .filter(|v| (&*v.node, &*v.plan) == (&*node.name, &*owner.name));
             let found = of_owner.count();
             let granted =
                 self.before.grants.contains_key(&node.uid) || self.after.grants.contains_key(&node.uid);
