@@ -5,7 +5,7 @@
 //! - `window`, `exclusions`: what a closing window, or an exclusion, does to nodes on their way
 //! - `ahead`: downloads ahead of a node's turn
 //! - `lifecycle`: the same plan again, another target, paused, deleted
-//! - `people`: a wave that a person approves; one zone at a time
+//! - `people`: a wave that a person approves; one zone at a time; `actions`: who may
 //! - `validation`, `invalid`, `examples`, `chart`: what the Kubernetes API and the controller say to plans and manifests
 //! - `failures`, `bad_nodes`, `liars`: nodes that fail, that are bad in other ways, and that lie; `crashes`: programs that
 //!   fail
@@ -27,6 +27,7 @@
     reason = "tests"
 )]
 
+mod actions;
 mod ahead;
 mod bad_nodes;
 mod budgets;
