@@ -27,8 +27,9 @@ test: build ## Run every test, on a real control plane
 	@testbed/tools/test.sh
 
 .PHONY: lint
-lint: ## Formatting, clippy, generated files, licences and bans
+lint: ## Formatting, clippy, generated files, mutants that still apply, licences and bans
 	@cargo fmt --all --check
+	@mutants/run.sh --check
 	@cargo clippy --workspace --all-targets -- --deny warnings
 	@cargo run --quiet -p api --example crds -- --check crds $(CHART)/crds
 	@testbed/tools/deny.sh

@@ -2,11 +2,14 @@
 # Breaks each guarantee on purpose, one patch at a time, and runs the tests that are to notice.
 #
 #   mutants/run.sh [PATCH...]      all of mutants/*.patch when none is named
+#   mutants/run.sh --check         whether all of them still apply; nothing is built
 #
 # A patch begins with two lines: what it breaks, and the test command that must fail. One that no longer applies is a
 # failure: the guard it was aimed at has moved, and nobody knows whether it is still tested.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+check=
+[[ ${1-} != --check ]] || { check=1; shift; }
 patches=("$@")
 ((${#patches[@]})) || patches=(mutants/*.patch)
 
@@ -23,6 +26,8 @@ for patch in "${patches[@]}"; do
     echo "INVALID   $name: its first two lines must be 'breaks: ...' and 'killed by: ...'"
   elif ! patch --dir "$work" --strip 1 --forward --fuzz 0 --quiet --dry-run <"$patch" >/dev/null; then
     echo "STALE     $name: no longer applies"
+  elif [[ $check ]]; then
+    killed=$((killed + 1))
   else
     patch --dir "$work" --strip 1 --forward --fuzz 0 --quiet <"$patch"
     # What does not even compile proves nothing about the tests.
@@ -38,5 +43,5 @@ for patch in "${patches[@]}"; do
     patch --dir "$work" --strip 1 --reverse --quiet <"$patch"
   fi
 done
-echo "killed $killed of ${#patches[@]}"
+if [[ $check ]]; then echo "mutants: $killed of ${#patches[@]} apply"; else echo "killed $killed of ${#patches[@]}"; fi
 ((killed == ${#patches[@]}))
