@@ -287,7 +287,9 @@ impl View<'_> {
             && matches!(self.owned.window, WindowState::Closed { next: None, .. });
         let stuck = self.is_unproven() || never_again;
         let progressing = moves && (!stuck || self.counts.updating > 0);
-        let complete = match (self.completed && invalid.is_none(), failed, skipped) {
+        let complete = match (self.completed, failed, skipped) {
+            // What an invalid plan's nodes are is not known: the run ended as it did.
+            (true, ..) if invalid.is_some() => self.ended_as().unwrap_or("InProgress"),
             (false, ..) => "InProgress",
             (true, 0, 0) => "AllUpdated",
             (true, 0, _) => "WithSkipped",
@@ -335,6 +337,13 @@ impl View<'_> {
         .into_iter()
         .map(|(type_, holds, reason, message)| self.condition(now, type_, holds, reason, message))
         .collect()
+    }
+
+    /// The reason that the status has for the run being complete.
+    fn ended_as(&self) -> Option<&str> {
+        let before = self.owned.facts.status.conditions.iter();
+        let mut complete = before.filter(|c| c.type_ == condition::COMPLETE && c.status == "True");
+        complete.next().map(|c| c.reason.as_str())
     }
 
     fn condition(
