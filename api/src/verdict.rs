@@ -92,7 +92,7 @@ pub enum Verdict {
     },
     /// With `latest`: what is on offer has not been for `minReleaseAge`.
     ReleaseTooYoung {
-        /// The newest of it.
+        /// The first of it that will have been, the newest of those where there are several.
         version: String,
         /// Until when, as far as this node has seen it.
         until: DateTime<Utc>,

@@ -540,7 +540,9 @@ impl VirtualNode {
         self.repository = offered;
         facts.os_image = os_image(&self.runs, variant);
         if let Some(status) = facts.shadow.as_mut().and_then(|shadow| shadow.status.as_mut()) {
-            (status.variant, status.arch) = (Some(variant.to_owned()), Some(arch.to_owned()));
+            // An older agent reports neither.
+            let said = |word: &str| (!variant.is_empty()).then(|| word.to_owned());
+            (status.variant, status.arch) = (said(variant), said(arch));
         }
         self.refresh(now, facts);
     }
