@@ -1,4 +1,4 @@
-//! Why a node does not move: one value for status, Events, metrics and `explain`.
+//! Why a node does not move: one value for status, Events and metrics.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
@@ -244,7 +244,28 @@ impl Verdict {
         )
     }
 
-    /// The stable word for the verdict: metric label and Event reason.
+    /// Whether the two are the same to a person: since when, until when and in which domain does not make another of it.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NotReady { .. }, Self::NotReady { .. })
+            | (Self::AgentSilent { .. }, Self::AgentSilent { .. })
+            | (Self::Backoff { .. }, Self::Backoff { .. })
+            | (Self::ReleaseTooYoung { .. }, Self::ReleaseTooYoung { .. }) => true,
+            (
+                Self::DomainBusy { key, max, busy, .. },
+                Self::DomainBusy {
+                    key: other_key,
+                    max: other_max,
+                    busy: other_busy,
+                    ..
+                },
+            ) => (key, max, busy) == (other_key, other_max, other_busy),
+            _ => self == other,
+        }
+    }
+
+    /// The stable word for the verdict: metric label, reason in the status, and reason of the Event when it is new there.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -284,6 +305,38 @@ impl Verdict {
         }
     }
 }
+
+/// Reasons that nobody is told of by an Event of their own: they come and go as the rollout goes on, or the plan's phase or what
+/// became of the node has an Event already.
+pub const TOLD_OTHERWISE: [&str; 14] = [
+    "WaveNotReached",
+    "BudgetSpent",
+    "DomainBusy",
+    "Staging",
+    "Resetting",
+    "Backoff",
+    "VersionNotOffered",
+    "Unsupported",
+    "InvalidPlan",
+    "Deleting",
+    "Paused",
+    "Stopped",
+    "Halted",
+    "Soaking",
+];
+
+/// Reasons that a person should see to.
+pub const WARNINGS: [&str; 9] = [
+    "NotReady",
+    "AgentSilent",
+    "VersionDisputed",
+    "AgentOutdated",
+    "NothingOffered",
+    "CordonedByOther",
+    "WindowTooShort",
+    "NoWindowFound",
+    "ClockSkewed",
+];
 
 /// An instant as messages print it: to the second, in UTC.
 #[must_use]

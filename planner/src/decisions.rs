@@ -108,7 +108,7 @@ pub struct PlanStatus {
 pub struct NodeVerdict {
     /// The node's name.
     pub node: String,
-    /// The plan that owns it.
+    /// The plan that owns it; with [`Verdict::OtherPlan`] one that selects it, too, and comes after.
     pub plan: String,
     /// Why.
     pub verdict: Verdict,

@@ -135,7 +135,24 @@ impl View<'_> {
             }
             Phase::Progressing => format!("; {}{}", self.progress(), self.failures()),
         };
-        done + &tail + &self.ignored()
+        done + &tail + &self.elsewhere() + &self.ignored()
+    }
+
+    /// The nodes that the plan selects and that belong to others.
+    fn elsewhere(&self) -> String {
+        let lost = self.owned.lost.as_slice();
+        let Some((first, plan)) = lost.first() else {
+            return String::new();
+        };
+        let (nodes, belong) = match lost.len() {
+            1 => (first.name.clone(), "belongs"),
+            many => (format!("{many} other nodes"), "belong"),
+        };
+        if lost.iter().all(|(_, other)| other == plan) {
+            format!("; {nodes} {belong} to plan {plan}")
+        } else {
+            format!("; {nodes} {belong} to other plans, such as {plan}")
+        }
     }
 
     /// What people have asked that is not done, and why.
@@ -378,15 +395,7 @@ impl View<'_> {
 
 /// The first reasons, each with the nodes that it holds for.
 fn by_reason(groups: &[WaitingNodes]) -> Vec<String> {
-    let words = |group: &WaitingNodes| {
-        let nodes = match group.nodes.as_slice() {
-            [node] => node.clone(),
-            nodes if group.count <= 3 => nodes.join(", "),
-            _ => format!("{} nodes", group.count),
-        };
-        format!("{nodes}: {}", group.message)
-    };
-    groups.iter().take(2).map(words).collect()
+    groups.iter().take(2).map(WaitingNodes::words).collect()
 }
 
 /// Kubernetes stores times to the second; a status must compare equal to itself as stored.

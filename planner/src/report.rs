@@ -29,6 +29,8 @@ const NAMED: usize = 20;
 const PAST_RUNS: usize = 5;
 /// The outcome of a run whose target was changed before it was complete.
 const SUPERSEDED: &str = "Superseded";
+/// How often one reason is told for different things.
+const OF_A_REASON: usize = 3;
 /// Nodes named for each reason in `waiting`.
 const NAMED_WAITING: usize = 5;
 
@@ -223,28 +225,41 @@ pub(crate) fn skipped(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
 /// The verdicts of some of the nodes, with those that have the same.
 fn reasons(rollout: &Rollout<'_>, of: impl Fn(&Member<'_>) -> bool) -> Vec<WaitingNodes> {
     // A few reasons for many nodes.
-    let mut reasons: Vec<WaitingNodes> = Vec::new();
+    let mut reasons: Vec<(&Verdict, WaitingNodes)> = Vec::new();
     for (member, verdict) in rollout.members.iter().zip(&rollout.verdicts) {
         let Some(verdict) = verdict.as_ref().filter(|_| of(member)) else {
             continue;
         };
-        let known = reasons.iter().position(|group| group.reason == verdict.reason());
-        let index = known.unwrap_or_else(|| {
-            reasons.push(WaitingNodes {
-                reason: verdict.reason().to_owned(),
-                count: 0,
-                message: describe(member, verdict),
-                nodes: Vec::new(),
+        let (mut same, mut last, mut of_reason) = (None, None, 0);
+        for (i, (known, _)) in reasons.iter().enumerate() {
+            if known.says_the_same_as(verdict) {
+                same = Some(i);
+                break;
+            }
+            if known.reason() == verdict.reason() {
+                (last, of_reason) = (Some(i), of_reason + 1);
+            }
+        }
+        let index = same
+            .or(last.filter(|_| of_reason >= OF_A_REASON))
+            .unwrap_or_else(|| {
+                let group = WaitingNodes {
+                    reason: verdict.reason().to_owned(),
+                    count: 0,
+                    message: describe(member, verdict),
+                    nodes: Vec::new(),
+                };
+                reasons.push((verdict, group));
+                reasons.len() - 1
             });
-            reasons.len() - 1
-        });
-        let entry = &mut reasons[index];
+        let entry = &mut reasons[index].1;
         entry.count += 1;
         if entry.nodes.len() < NAMED_WAITING {
             entry.nodes.push(member.node.name.clone());
         }
     }
-    reasons.sort_unstable_by(|a, b| a.reason.cmp(&b.reason));
+    let mut reasons: Vec<WaitingNodes> = reasons.into_iter().map(|(_, group)| group).collect();
+    reasons.sort_by(|a, b| a.reason.cmp(&b.reason));
     reasons
 }
 

@@ -266,6 +266,19 @@ pub struct WaitingNodes {
     pub nodes: Vec<String>,
 }
 
+impl WaitingNodes {
+    /// Which nodes, and why.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let nodes = match self.nodes.as_slice() {
+            [node] => node.clone(),
+            nodes if self.count <= 3 => nodes.join(", "),
+            _ => format!("{} nodes", self.count),
+        };
+        format!("{nodes}: {}", self.message)
+    }
+}
+
 /// A node that failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FailedNode {
