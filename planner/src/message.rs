@@ -11,8 +11,8 @@ use crate::{
     actions,
     owners::Owned,
     report::{failed, skipped as skipped_nodes, waiting},
-    rollout::Rollout,
-    waves::WaveProgress,
+    rollout::{Rollout, is_down},
+    waves::{Place, WaveProgress},
     windows::WindowState,
 };
 
@@ -244,6 +244,41 @@ impl View<'_> {
         open.is_some_and(WaveProgress::unproven)
     }
 
+    /// Whether nothing goes on until a person sees to nodes that cannot be updated: no node is on its way or will be skipped, and
+    /// what the others wait for are those nodes.
+    fn is_held_up(&self) -> bool {
+        let waiting = || {
+            let members = self.rollout.members.iter().zip(&self.rollout.verdicts);
+            members.filter(|(member, _)| member.place == Place::Waiting)
+        };
+        let blocks = |verdict: &Verdict| {
+            matches!(
+                verdict,
+                Verdict::NotReady { .. }
+                    | Verdict::CordonedByOther
+                    | Verdict::AgentSilent { .. }
+                    | Verdict::VersionDisputed { .. }
+                    | Verdict::AgentOutdated
+            )
+        };
+        // Other plans' nodes, which come back by themselves, spend no limit of the plan.
+        let follows = |verdict: &Verdict| match verdict {
+            Verdict::BudgetSpent { limit, .. } => limit == "plan" || limit.starts_with("wave "),
+            Verdict::DomainBusy { .. } | Verdict::WaveNotReached { .. } => true,
+            _ => false,
+        };
+        self.counts.updating == 0
+            && self.rollout.starting.is_empty()
+            && self.rollout.skip_at.is_none()
+            && self
+                .rollout
+                .members
+                .iter()
+                .any(|member| is_down(member.node).is_some())
+            && waiting().next().is_some()
+            && waiting().all(|(_, verdict)| verdict.as_ref().is_some_and(|v| blocks(v) || follows(v)))
+    }
+
     /// Why nodes wait: the most frequent reason that a person can act on comes first.
     fn reasons(&self) -> String {
         if !self.rollout.starting.is_empty() {
@@ -302,7 +337,7 @@ impl View<'_> {
         );
         let never_again = phase == Phase::WaitingForWindow
             && matches!(self.owned.window, WindowState::Closed { next: None, .. });
-        let stuck = self.is_unproven() || never_again;
+        let stuck = self.is_unproven() || never_again || phase == Phase::Progressing && self.is_held_up();
         let progressing = moves && (!stuck || self.counts.updating > 0);
         let complete = match (self.completed, failed, skipped) {
             // What an invalid plan's nodes are is not known: the run ended as it did.
