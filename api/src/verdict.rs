@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{names::APPROVE_ANNOTATION, quantity::Span, shadow::FailureReason};
 
-/// Why a node that a plan matches has no grant. Exactly one holds, the first that applies in this order.
+/// Why a node that a plan matches has no grant: exactly one holds, the first that applies in this order. Or why one that has a
+/// grant does not get on: `AgentSilent` or `DrainBlocked`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all_fields = "camelCase")]
 pub enum Verdict {
@@ -69,7 +70,8 @@ pub enum Verdict {
         /// Since when, where that is known.
         since: Option<DateTime<Utc>>,
     },
-    /// No agent reports for the node: it has no agent pod that is Ready, or has never reported a version.
+    /// No agent reports for the node: it has no agent pod that is Ready, or has never reported a version. Of a node with a grant:
+    /// what its agent was told has not been answered for 60 s, or, while it downloads, its pod has not been Ready for as long.
     AgentSilent {
         /// Since when, where that is known.
         since: Option<DateTime<Utc>>,
@@ -197,6 +199,15 @@ pub enum Verdict {
         /// Ready)`.
         busy: Vec<String>,
     },
+    /// The node is being updated, and 60 s or more after its cordon one of its pods cannot be evicted.
+    DrainBlocked {
+        /// The pod, as `namespace/name`.
+        pod: String,
+        /// The PodDisruptionBudget that forbids it, where one does.
+        budget: Option<String>,
+        /// The API's own words.
+        message: String,
+    },
 }
 
 /// A list that the verdicts of many nodes share: to hand it to one more costs nothing.
@@ -302,6 +313,7 @@ impl Verdict {
             Self::BudgetSpent { .. } => "BudgetSpent",
             Self::Staging { .. } => "Staging",
             Self::DomainBusy { .. } => "DomainBusy",
+            Self::DrainBlocked { .. } => "DrainBlocked",
         }
     }
 }
@@ -326,7 +338,8 @@ pub const TOLD_OTHERWISE: [&str; 14] = [
 ];
 
 /// Reasons that a person should see to.
-pub const WARNINGS: [&str; 9] = [
+pub const WARNINGS: [&str; 10] = [
+    "DrainBlocked",
     "NotReady",
     "AgentSilent",
     "VersionDisputed",
@@ -486,6 +499,16 @@ impl fmt::Display for Verdict {
             Self::DomainBusy { key, max, busy, .. } => {
                 write!(f, "at most {max} {key} at a time: {}", busy.join(", "))
             }
+            Self::DrainBlocked {
+                pod,
+                budget: Some(budget),
+                ..
+            } => write!(f, "PodDisruptionBudget {budget} forbids the eviction of pod {pod}"),
+            Self::DrainBlocked {
+                pod,
+                budget: None,
+                message,
+            } => write!(f, "pod {pod} cannot be evicted: {message}"),
         }
     }
 }

@@ -107,8 +107,13 @@ impl Note {
 
 /// Why nodes do not move, each with its words.
 fn reasons(status: &UpdatePlanStatus) -> impl Iterator<Item = (&str, String)> {
+    let stuck = status.active.iter().filter_map(|active| {
+        let words = active.message.as_deref().unwrap_or_default();
+        Some((active.reason.as_deref()?, format!("{}: {words}", active.node)))
+    });
     let groups = status.waiting.iter().chain(&status.skipped);
-    groups.map(|group| (group.reason.as_str(), group.words()))
+    let groups = groups.map(|group| (group.reason.as_str(), group.words()));
+    groups.chain(stuck)
 }
 
 /// Whether a plan's phase is all that a reason says.
@@ -234,7 +239,7 @@ fn shortened(mut note: String) -> String {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::expect_used, reason = "tests")]
-    use api::plan::WaitingNodes;
+    use api::plan::{ActiveNode, WaitingNodes};
 
     use super::*;
 
@@ -337,6 +342,20 @@ mod tests {
         let mut left_alone = with.clone();
         left_alone.skipped = vec![waiting("OptedOut", "d", "has opted out: x")];
         assert_eq!(told(Some(&with), left_alone), [("OptedOut".to_owned(), false)]);
+        let mut stuck = with.clone();
+        stuck.active = vec![ActiveNode {
+            node: "e".to_owned(),
+            wave: "all".to_owned(),
+            doing: "draining".to_owned(),
+            since: chrono::DateTime::UNIX_EPOCH,
+            reason: Some("DrainBlocked".to_owned()),
+            message: Some("pod x cannot be evicted".to_owned()),
+        }];
+        assert_eq!(
+            told(Some(&with), stuck.clone()),
+            [("DrainBlocked".to_owned(), true)]
+        );
+        assert_eq!(told(Some(&stuck), stuck.clone()), []);
     }
 
     #[test]

@@ -47,6 +47,7 @@ mod rollout;
 mod running;
 pub mod simulate;
 pub mod spec;
+mod stuck;
 mod targets;
 mod waiting;
 mod waves;

@@ -194,11 +194,15 @@ impl View<'_> {
     }
 
     fn active_nodes(&self) -> String {
-        let shown = self
-            .active
-            .iter()
-            .take(3)
-            .map(|active| format!("{} is {}", active.node, active.doing));
+        let shown = self.active.iter().take(3).map(|active| {
+            // What a drain waits for it says itself.
+            let stuck = active
+                .message
+                .as_ref()
+                .filter(|message| !active.doing.ends_with(*message));
+            let stuck = stuck.map_or_else(String::new, |message| format!(" ({message})"));
+            format!("{} is {}{stuck}", active.node, active.doing)
+        });
         let mut text = shown.collect::<Vec<_>>().join("; ");
         let more = (self.counts.updating as usize).saturating_sub(3);
         if more > 0 {

@@ -21,6 +21,7 @@ use crate::{
     targets,
     waves::{Member, Place, WaveProgress},
     windows::{Closing, WindowState},
+    world::NodeFacts,
 };
 
 /// Nodes named in `active` and `failed`.
@@ -169,24 +170,25 @@ fn active(planning: &Planning<'_>, rollout: &Rollout<'_>) -> Vec<ActiveNode> {
     let granted = rollout
         .members
         .iter()
-        .filter(|member| member.place == Place::Granted)
-        .filter_map(|m| Some((m.node, planning.ledger.grants.get(&m.node.uid)?)));
-    let mut granted: Vec<(&str, &str, &Grant)> = granted
-        .map(|(node, grant)| (node.uid.as_str(), node.name.as_str(), grant))
-        .collect();
-    granted.sort_by_key(|(_, name, grant)| (grant.granted_at, *name));
+        .zip(&rollout.verdicts)
+        .filter(|(member, _)| member.place == Place::Granted)
+        .filter_map(|(m, verdict)| Some((m.node, planning.ledger.grants.get(&m.node.uid)?, verdict)));
+    let mut granted: Vec<(&NodeFacts, &Grant, &Option<Verdict>)> = granted.collect();
+    granted.sort_by_key(|(node, grant, _)| (grant.granted_at, node.name.as_str()));
     granted
         .into_iter()
         .take(NAMED)
-        .map(|(uid, name, grant)| ActiveNode {
-            node: name.to_owned(),
+        .map(|(node, grant, verdict)| ActiveNode {
+            node: node.name.clone(),
             wave: grant.wave.clone(),
             doing: planning
                 .doing
-                .get(uid)
+                .get(&node.uid)
                 .cloned()
                 .unwrap_or_else(|| "granted".to_owned()),
             since: second(grant.phase_since),
+            reason: verdict.as_ref().map(|verdict| verdict.reason().to_owned()),
+            message: verdict.as_ref().map(ToString::to_string),
         })
         .collect()
 }

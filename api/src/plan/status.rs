@@ -60,7 +60,8 @@ pub struct UpdatePlanStatus {
     /// active: the nodes that are being updated, with what each does; at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub active: Vec<ActiveNode>,
-    /// waiting: why nodes wait, with their number; the same reasons as in the metrics.
+    /// waiting: why nodes wait, with their number; the same reasons as in the metrics. Nodes whose reason is the same word for
+    /// something else, such as the limit of another wave, stand by themselves: at most 3 of a reason, the third with the rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingNodes>,
     /// skipped: why nodes are left alone, with their number.
@@ -251,6 +252,12 @@ pub struct ActiveNode {
     pub doing: String,
     /// since: since when.
     pub since: DateTime<Utc>,
+    /// reason: where it does not get on: `DrainBlocked` or `AgentSilent`, also in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// message: with reason: what holds it up, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Nodes that wait, or are left alone, for the same reason.
