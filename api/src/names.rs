@@ -14,8 +14,8 @@ pub const NODE_LABEL_VALUE: &str = "2.0.0";
 /// there before.
 pub const DISRUPTION_ANNOTATION: &str = "brupop.bottlerocket.aws/disruption";
 
-/// Node annotation by which a person takes a node out of all updates; its value is the reason that is shown, and an
-/// empty one says nothing.
+/// Node annotation by which a person takes a node out of all updates, by being there; its value is the reason that is shown,
+/// and may be empty.
 pub const OPT_OUT_ANNOTATION: &str = "brupop.bottlerocket.aws/opt-out";
 
 /// Plan annotation that approves waves of a run: `RUN/WAVE`, several of them with commas between.

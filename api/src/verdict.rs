@@ -1,4 +1,4 @@
-//! Why a node does not move: one value for status, Events, metrics and `explain`.
+//! Why a node does not move: one value for status, Events and metrics.
 
 use std::{fmt, ops::Deref, sync::Arc};
 
@@ -7,7 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{names::APPROVE_ANNOTATION, quantity::Span, shadow::FailureReason};
 
-/// Why a node that a plan matches has no grant. Exactly one holds, the first that applies in this order.
+/// Why a node that a plan matches has no grant: exactly one holds, the first that applies in this order. Or why one that has a
+/// grant does not get on: `AgentSilent` or `DrainBlocked`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all_fields = "camelCase")]
 pub enum Verdict {
@@ -69,7 +70,8 @@ pub enum Verdict {
         /// Since when, where that is known.
         since: Option<DateTime<Utc>>,
     },
-    /// No agent reports for the node: it has no agent pod that is Ready, or has never reported a version.
+    /// No agent reports for the node: it has no agent pod that is Ready, or has never reported a version. Of a node with a grant:
+    /// what its agent was told has not been answered for 60 s, or, while it downloads, its pod has not been Ready for as long.
     AgentSilent {
         /// Since when, where that is known.
         since: Option<DateTime<Utc>>,
@@ -92,7 +94,7 @@ pub enum Verdict {
     },
     /// With `latest`: what is on offer has not been for `minReleaseAge`.
     ReleaseTooYoung {
-        /// The newest of it.
+        /// The first of it that will have been, the newest of those where there are several.
         version: String,
         /// Until when, as far as this node has seen it.
         until: DateTime<Utc>,
@@ -197,6 +199,15 @@ pub enum Verdict {
         /// Ready)`.
         busy: Vec<String>,
     },
+    /// The node is being updated, and 60 s or more after its cordon one of its pods cannot be evicted.
+    DrainBlocked {
+        /// The pod, as `namespace/name`.
+        pod: String,
+        /// The PodDisruptionBudget that forbids it, where one does.
+        budget: Option<String>,
+        /// The API's own words.
+        message: String,
+    },
 }
 
 /// A list that the verdicts of many nodes share: to hand it to one more costs nothing.
@@ -244,7 +255,28 @@ impl Verdict {
         )
     }
 
-    /// The stable word for the verdict: metric label and Event reason.
+    /// Whether the two are the same to a person: since when, until when and in which domain does not make another of it.
+    #[must_use]
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::NotReady { .. }, Self::NotReady { .. })
+            | (Self::AgentSilent { .. }, Self::AgentSilent { .. })
+            | (Self::Backoff { .. }, Self::Backoff { .. })
+            | (Self::ReleaseTooYoung { .. }, Self::ReleaseTooYoung { .. }) => true,
+            (
+                Self::DomainBusy { key, max, busy, .. },
+                Self::DomainBusy {
+                    key: other_key,
+                    max: other_max,
+                    busy: other_busy,
+                    ..
+                },
+            ) => (key, max, busy) == (other_key, other_max, other_busy),
+            _ => self == other,
+        }
+    }
+
+    /// The stable word for the verdict: metric label, reason in the status, and reason of the Event when it is new there.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -281,9 +313,43 @@ impl Verdict {
             Self::BudgetSpent { .. } => "BudgetSpent",
             Self::Staging { .. } => "Staging",
             Self::DomainBusy { .. } => "DomainBusy",
+            Self::DrainBlocked { .. } => "DrainBlocked",
         }
     }
 }
+
+/// Reasons that nobody is told of by an Event of their own: they come and go as the rollout goes on, or the plan's phase or what
+/// became of the node has an Event already.
+pub const TOLD_OTHERWISE: [&str; 14] = [
+    "WaveNotReached",
+    "BudgetSpent",
+    "DomainBusy",
+    "Staging",
+    "Resetting",
+    "Backoff",
+    "VersionNotOffered",
+    "Unsupported",
+    "InvalidPlan",
+    "Deleting",
+    "Paused",
+    "Stopped",
+    "Halted",
+    "Soaking",
+];
+
+/// Reasons that a person should see to.
+pub const WARNINGS: [&str; 10] = [
+    "DrainBlocked",
+    "NotReady",
+    "AgentSilent",
+    "VersionDisputed",
+    "AgentOutdated",
+    "NothingOffered",
+    "CordonedByOther",
+    "WindowTooShort",
+    "NoWindowFound",
+    "ClockSkewed",
+];
 
 /// An instant as messages print it: to the second, in UTC.
 #[must_use]
@@ -433,6 +499,16 @@ impl fmt::Display for Verdict {
             Self::DomainBusy { key, max, busy, .. } => {
                 write!(f, "at most {max} {key} at a time: {}", busy.join(", "))
             }
+            Self::DrainBlocked {
+                pod,
+                budget: Some(budget),
+                ..
+            } => write!(f, "PodDisruptionBudget {budget} forbids the eviction of pod {pod}"),
+            Self::DrainBlocked {
+                pod,
+                budget: None,
+                message,
+            } => write!(f, "pod {pod} cannot be evicted: {message}"),
         }
     }
 }

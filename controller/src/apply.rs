@@ -16,7 +16,6 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     context::Context,
-    events::Note,
     patch::{Key, Patched, Target, Write},
     request::RequestError,
     view::Viewed,
@@ -172,7 +171,7 @@ async fn send(context: &Context, write: Write) -> Outcome {
                 .await;
             settle(context, &context.shadows, &target, written).await
         }
-        Write::Status(plan, before) => {
+        Write::Status(plan, notes) => {
             let target = Target::from(plan.meta());
             let params = PostParams::default();
             let written = context
@@ -180,10 +179,8 @@ async fn send(context: &Context, write: Write) -> Outcome {
                 .write(context.plans.replace_status(&target.name, &params, &plan))
                 .await;
             let outcome = settle(context, &context.plans, &target, written).await;
-            if matches!(outcome, Outcome::Done)
-                && plan.status.as_ref().and_then(|status| status.phase) != before
-            {
-                context.events.publish(Note::phase(&plan));
+            if matches!(outcome, Outcome::Done) {
+                notes.into_iter().for_each(|note| context.events.publish(note));
             }
             outcome
         }

@@ -3,9 +3,13 @@
 //! The first is published at once. What comes soon after is told together, one Event for each plan and reason: where a
 //! hundred nodes are granted in one stroke, a hundred Events say no more than one. Warnings are told one by one.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
-use api::UpdatePlan;
+use api::{
+    UpdatePlan,
+    plan::{Phase, UpdatePlanStatus},
+    verdict::{self, Verdict},
+};
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
     Client, Resource,
@@ -51,17 +55,45 @@ impl Note {
         })
     }
 
-    /// That a plan is in another phase.
+    /// What a plan's new status says that the one before did not: that it is in another phase, and why nodes wait or are left
+    /// alone, one for each reason that was not there. What stands is not told again.
     #[must_use]
-    pub fn phase(plan: &UpdatePlan) -> Self {
+    pub fn of_status(before: Option<&UpdatePlanStatus>, plan: &UpdatePlan) -> Vec<Self> {
+        let (Some(after), nothing) = (&plan.status, UpdatePlanStatus::default()) else {
+            return Vec::new();
+        };
+        let before = before.unwrap_or(&nothing);
+        let another_phase = after.phase != before.phase;
+        let mut notes: Vec<Self> = another_phase.then(|| Self::phase(plan)).into_iter().collect();
+        if is_unsure(before) || is_unsure(after) {
+            return notes;
+        }
+        let mut new = BTreeMap::<&str, Vec<String>>::new();
+        for (reason, words) in reasons(after) {
+            let told = verdict::TOLD_OTHERWISE.contains(&reason)
+                || another_phase && after.phase.is_some_and(|phase| tells(phase, reason))
+                || reasons(before).any(|(known, _)| known == reason);
+            if !told {
+                new.entry(reason).or_default().push(words);
+            }
+        }
+        notes.extend(new.into_iter().map(|(reason, words)| Self {
+            plan: plan.object_ref(&()),
+            node: None,
+            reason: reason.to_owned(),
+            note: words.join("; "),
+            warning: verdict::WARNINGS.contains(&reason),
+        }));
+        notes
+    }
+
+    /// That a plan is in another phase.
+    fn phase(plan: &UpdatePlan) -> Self {
         let status = plan.status.clone().unwrap_or_default();
         let reason = status
             .phase
             .map_or_else(|| "Unknown".to_owned(), |phase| format!("{phase:?}"));
-        let warning = matches!(
-            status.phase,
-            Some(api::plan::Phase::Invalid | api::plan::Phase::Halted)
-        );
+        let warning = matches!(status.phase, Some(Phase::Invalid | Phase::Halted));
         let note = status.message.unwrap_or_default();
         Self {
             plan: plan.object_ref(&()),
@@ -71,6 +103,34 @@ impl Note {
             warning,
         }
     }
+}
+
+/// Why nodes do not move, each with its words.
+fn reasons(status: &UpdatePlanStatus) -> impl Iterator<Item = (&str, String)> {
+    let stuck = status.active.iter().filter_map(|active| {
+        let words = active.message.as_deref().unwrap_or_default();
+        Some((active.reason.as_deref()?, format!("{}: {words}", active.node)))
+    });
+    let groups = status.waiting.iter().chain(&status.skipped);
+    let groups = groups.map(|group| (group.reason.as_str(), group.words()));
+    groups.chain(stuck)
+}
+
+/// Whether a plan's phase is all that a reason says.
+fn tells(phase: Phase, reason: &str) -> bool {
+    match phase {
+        Phase::WaitingForWindow => {
+            ["OutsideWindow", "Excluded", "NoWindowFound", "WindowTooShort"].contains(&reason)
+        }
+        Phase::AwaitingApproval => reason == "AwaitingApproval",
+        _ => false,
+    }
+}
+
+/// Whether the controller that made the status did not know its clock yet: what else nodes wait for is not in it.
+fn is_unsure(status: &UpdatePlanStatus) -> bool {
+    let unknown = Verdict::ClockSkewed { seconds: None }.to_string();
+    status.waiting.iter().any(|group| group.message == unknown)
 }
 
 /// Where Events go.
@@ -178,6 +238,9 @@ fn shortened(mut note: String) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::expect_used, reason = "tests")]
+    use api::plan::{ActiveNode, WaitingNodes};
+
     use super::*;
 
     #[test]
@@ -228,6 +291,104 @@ mod tests {
         let told = many(50);
         assert!(told[0].note.ends_with("8; and 41 more"), "{told:?}");
         assert_eq!(shortened(told[0].note.clone()), told[0].note);
+    }
+
+    fn waiting(reason: &str, node: &str, message: &str) -> WaitingNodes {
+        WaitingNodes {
+            reason: reason.to_owned(),
+            count: 1,
+            message: message.to_owned(),
+            nodes: vec![node.to_owned()],
+        }
+    }
+
+    fn status(phase: Phase, waiting: Vec<WaitingNodes>) -> UpdatePlanStatus {
+        UpdatePlanStatus {
+            phase: Some(phase),
+            waiting,
+            ..UpdatePlanStatus::default()
+        }
+    }
+
+    /// The reasons of what is published where one status follows the other, and which of them warn.
+    fn told(before: Option<&UpdatePlanStatus>, after: UpdatePlanStatus) -> Vec<(String, bool)> {
+        let spec = serde_json::json!({"targetVersion": "1.21.0", "nodeSelector": {}});
+        let mut plan = UpdatePlan::new("p", serde_json::from_value(spec).expect("a spec"));
+        plan.status = Some(after);
+        let notes = Note::of_status(before, &plan).into_iter();
+        notes.map(|note| (note.reason, note.warning)).collect()
+    }
+
+    #[test]
+    fn a_reason_is_told_when_it_is_new_in_the_status_and_not_again() {
+        let spent = || waiting("BudgetSpent", "b", "spent by a (not Ready)");
+        let down = |node: &str| waiting("NotReady", node, "not Ready");
+        let before = status(Phase::Progressing, vec![spent()]);
+        let first = told(None, before.clone());
+        assert_eq!(
+            first,
+            [("Progressing".to_owned(), false)],
+            "what others do is no Event"
+        );
+        let with = status(Phase::Progressing, vec![down("a"), spent()]);
+        assert_eq!(told(Some(&before), with.clone()), [("NotReady".to_owned(), true)]);
+        assert_eq!(told(Some(&with), with.clone()), []);
+        let more = status(Phase::Progressing, vec![down("b"), down("c")]);
+        assert_eq!(
+            told(Some(&with), more),
+            [],
+            "the same reason stands, for other nodes"
+        );
+        let mut left_alone = with.clone();
+        left_alone.skipped = vec![waiting("OptedOut", "d", "has opted out: x")];
+        assert_eq!(told(Some(&with), left_alone), [("OptedOut".to_owned(), false)]);
+        let mut stuck = with.clone();
+        stuck.active = vec![ActiveNode {
+            node: "e".to_owned(),
+            wave: "all".to_owned(),
+            doing: "draining".to_owned(),
+            since: chrono::DateTime::UNIX_EPOCH,
+            reason: Some("DrainBlocked".to_owned()),
+            message: Some("pod x cannot be evicted".to_owned()),
+        }];
+        assert_eq!(
+            told(Some(&with), stuck.clone()),
+            [("DrainBlocked".to_owned(), true)]
+        );
+        assert_eq!(told(Some(&stuck), stuck.clone()), []);
+    }
+
+    #[test]
+    fn what_the_phase_says_is_told_by_its_event_alone() {
+        let before = status(Phase::Progressing, vec![]);
+        let closed = status(
+            Phase::WaitingForWindow,
+            vec![waiting("OutsideWindow", "a", "outside")],
+        );
+        assert_eq!(
+            told(Some(&before), closed.clone()),
+            [("WaitingForWindow".to_owned(), false)]
+        );
+        let excluded = status(
+            Phase::WaitingForWindow,
+            vec![waiting("Excluded", "a", "exclusion x is on")],
+        );
+        assert_eq!(told(Some(&closed), excluded), [("Excluded".to_owned(), false)]);
+    }
+
+    #[test]
+    fn while_the_clock_is_not_known_no_reason_comes_or_goes() {
+        let unknown = Verdict::ClockSkewed { seconds: None }.to_string();
+        let (down, unsure) = (
+            waiting("NotReady", "a", "not Ready"),
+            waiting("ClockSkewed", "a", &unknown),
+        );
+        let (known, unsure) = (
+            status(Phase::Progressing, vec![down]),
+            status(Phase::Progressing, vec![unsure]),
+        );
+        assert_eq!(told(Some(&known), unsure.clone()), []);
+        assert_eq!(told(Some(&unsure), known), []);
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@ use std::{
 };
 
 use api::plan::{NodeCounts, Phase};
-use planner::decisions::PlanStatus;
+use planner::decisions::{NodeVerdict, PlanStatus};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
@@ -52,7 +52,7 @@ struct PlanState {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PlanReason {
     plan: String,
-    reason: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -73,7 +73,7 @@ pub struct Metrics {
     hosts_version: Family<Version, Gauge>,
     hosts_state: Family<HostState, Gauge>,
     plan_nodes: Family<PlanState, Gauge>,
-    plan_waiting_nodes: Family<PlanReason, Gauge>,
+    plan_verdicts: Family<PlanReason, Gauge>,
     plan_phase: Family<PlanPhase, Gauge>,
     ledger_conflicts: Counter,
     plan_duration: Histogram,
@@ -92,7 +92,7 @@ impl Default for Metrics {
             hosts_version: Family::default(),
             hosts_state: Family::default(),
             plan_nodes: Family::default(),
-            plan_waiting_nodes: Family::default(),
+            plan_verdicts: Family::default(),
             plan_phase: Family::default(),
             ledger_conflicts: Counter::default(),
             plan_duration,
@@ -116,9 +116,9 @@ impl Default for Metrics {
             metrics.plan_nodes.clone(),
         );
         registry.register(
-            "brupop_plan_waiting_nodes",
-            "Nodes of a plan that wait, by the reason",
-            metrics.plan_waiting_nodes.clone(),
+            "brupop_plan_verdicts",
+            "Nodes that a plan selects and that do not move, by the reason",
+            metrics.plan_verdicts.clone(),
         );
         registry.register(
             "brupop_plan_phase",
@@ -192,14 +192,18 @@ impl Metrics {
 
     fn clear_plans(&self) {
         self.plan_nodes.clear();
-        self.plan_waiting_nodes.clear();
+        self.plan_verdicts.clear();
         self.plan_phase.clear();
     }
 
     /// The hosts and plans as they are now; what is no longer there is no longer reported.
-    pub fn report(&self, snapshot: &Snapshot, statuses: &[PlanStatus]) {
+    pub fn report(&self, snapshot: &Snapshot, statuses: &[PlanStatus], verdicts: &[NodeVerdict]) {
         let mut versions = BTreeMap::<&str, i64>::new();
         let mut states = BTreeMap::<String, i64>::new();
+        let mut reasons = BTreeMap::<(&str, &'static str), i64>::new();
+        for NodeVerdict { plan, verdict, .. } in verdicts {
+            *reasons.entry((plan, verdict.reason())).or_default() += 1;
+        }
         for status in snapshot
             .shadows
             .values()
@@ -222,6 +226,12 @@ impl Metrics {
             self.hosts_state.get_or_create(&HostState { state }).set(count);
         }
         self.clear_plans();
+        for ((plan, reason), count) in reasons {
+            let plan = plan.to_owned();
+            self.plan_verdicts
+                .get_or_create(&PlanReason { plan, reason })
+                .set(count);
+        }
         for PlanStatus { plan, status } in statuses {
             let NodeCounts {
                 matched,
@@ -248,15 +258,6 @@ impl Metrics {
                     })
                     .set(count.into());
             }
-            for waiting in &status.waiting {
-                let labels = PlanReason {
-                    plan: plan.clone(),
-                    reason: waiting.reason.clone(),
-                };
-                self.plan_waiting_nodes
-                    .get_or_create(&labels)
-                    .set(waiting.count.into());
-            }
             for phase in PHASES {
                 let labels = PlanPhase {
                     plan: plan.clone(),
@@ -275,10 +276,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
     use std::sync::Arc;
 
-    use api::{
-        BottlerocketShadow,
-        plan::{UpdatePlanStatus, WaitingNodes},
-    };
+    use api::{BottlerocketShadow, plan::UpdatePlanStatus, verdict::Verdict};
     use serde_json::json;
 
     use super::*;
@@ -311,20 +309,27 @@ mod tests {
                 updated: 2,
                 ..NodeCounts::default()
             },
-            waiting: vec![WaitingNodes {
-                reason: "Paused".into(),
-                count: 1,
-                message: String::new(),
-                nodes: vec![],
-            }],
             ..UpdatePlanStatus::default()
         };
+        let verdict = |node: &str, verdict| NodeVerdict {
+            node: node.into(),
+            plan: "p".into(),
+            verdict,
+        };
+        let verdicts = [
+            verdict("a", Verdict::Paused),
+            verdict("b", Verdict::UpToDate),
+            verdict("c", Verdict::OptedOut { why: "x".into() }),
+            verdict("d", Verdict::OptedOut { why: "y".into() }),
+            verdict("e", Verdict::OtherPlan { name: "q".into() }),
+        ];
         metrics.report(
             &snapshot,
             &[PlanStatus {
                 plan: "p".into(),
                 status,
             }],
+            &verdicts,
         );
         metrics.ledger_conflict();
         let text = metrics.encode().unwrap();
@@ -332,7 +337,9 @@ mod tests {
             "brupop_hosts_version{version=\"1.21.0\"} 2",
             "brupop_hosts_state{state=\"Idle\"} 3",
             "brupop_plan_nodes{plan=\"p\",state=\"updated\"} 2",
-            "brupop_plan_waiting_nodes{plan=\"p\",reason=\"Paused\"} 1",
+            "brupop_plan_verdicts{plan=\"p\",reason=\"Paused\"} 1",
+            "brupop_plan_verdicts{plan=\"p\",reason=\"OptedOut\"} 2",
+            "brupop_plan_verdicts{plan=\"p\",reason=\"OtherPlan\"} 1",
             "brupop_plan_phase{plan=\"p\",phase=\"Progressing\"} 1",
             "brupop_plan_phase{plan=\"p\",phase=\"Complete\"} 0",
             "brupop_ledger_conflicts_total 1",
@@ -340,7 +347,7 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is missing in\n{text}");
         }
-        metrics.report(&Snapshot::default(), &[]);
+        metrics.report(&Snapshot::default(), &[], &[]);
         let text = metrics.encode().unwrap();
         assert!(
             !text.contains("plan=\"p\"") && !text.contains("version="),

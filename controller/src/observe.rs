@@ -26,6 +26,9 @@ use crate::{finalizers, view::Snapshot};
 /// How much of a reason to opt out is shown.
 const LONGEST_REASON: usize = 128;
 
+/// What is shown where there is none.
+const NO_REASON: &str = "no reason given";
+
 /// What the planner is told of a snapshot.
 #[must_use]
 pub fn world(snapshot: &Snapshot, settings: Settings) -> World {
@@ -98,10 +101,11 @@ fn asked(plan: &UpdatePlan) -> BTreeMap<String, String> {
         .collect()
 }
 
-/// Why the node takes no part in updates, where somebody says so: an empty reason is none.
+/// Why the node takes no part in updates, where somebody says so. That the annotation is there says it, whatever it holds:
+/// who leaves the reason away still does not want the node rebooted.
 fn opt_out(node: &Node) -> Option<String> {
     let why = one_line(node.annotations().get(OPT_OUT_ANNOTATION)?.trim(), LONGEST_REASON);
-    (!why.is_empty()).then_some(why)
+    Some(if why.is_empty() { NO_REASON.to_owned() } else { why })
 }
 
 fn node_facts(
@@ -487,14 +491,16 @@ mod tests {
     }
 
     #[test]
-    fn a_node_opts_out_with_a_reason() {
-        for (value, expected) in [("disk\nfails ", Some("disk fails")), (" ", None), ("", None)] {
+    fn a_node_opts_out_by_the_annotation_alone_and_says_its_reason() {
+        let given = [("disk\nfails ", "disk fails"), (" ", NO_REASON), ("", NO_REASON)];
+        for (value, expected) in given {
             let more = json!({"metadata": {"labels": {NODE_LABEL: NODE_LABEL_VALUE},
                 "annotations": {OPT_OUT_ANNOTATION: value}}});
             let facts = only(&snapshot([node("n", "u", more)]));
-            assert_eq!(facts.opt_out.as_deref(), expected);
+            assert_eq!(facts.opt_out.as_deref(), Some(expected));
             assert!(facts.annotations.is_empty());
         }
+        assert_eq!(only(&snapshot([node("n", "u", labelled())])).opt_out, None);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use api::{
     BottlerocketShadow, UpdatePlan,
     names::{DISRUPTION_ANNOTATION, DO_NOT_DISRUPT_ANNOTATIONS, PLAN_FINALIZER, shadow_name},
-    plan::{Phase, UpdatePlanStatus},
+    plan::UpdatePlanStatus,
     shadow::{BottlerocketShadowSpec, Disruption},
 };
 use k8s_openapi::{api::core::v1::Node, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use planner::decisions::Action;
 use serde_json::{Map, Value, json};
 
-use crate::view::Snapshot;
+use crate::{events::Note, view::Snapshot};
 
 /// Which object is written. At most one write at a time is under way for each.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,8 +38,8 @@ pub enum Write {
     Node(Patched),
     /// A shadow as it is to be.
     Shadow(Box<BottlerocketShadow>),
-    /// A plan with its status as it is to be, and the phase it was in before.
-    Status(Box<UpdatePlan>, Option<Phase>),
+    /// A plan with its status as it is to be, and what to publish once it is written.
+    Status(Box<UpdatePlan>, Vec<Note>),
 }
 
 /// A merge patch and the object that it is for.
@@ -174,14 +174,12 @@ fn shadow(stored: &BottlerocketShadow, spec: BottlerocketShadowSpec) -> Bottlero
 /// A plan with another status.
 #[must_use]
 pub fn status(stored: &UpdatePlan, status: UpdatePlanStatus) -> Write {
-    let before = stored.status.as_ref().and_then(|status| status.phase);
-    Write::Status(
-        Box::new(UpdatePlan {
-            status: Some(status),
-            ..stored.clone()
-        }),
-        before,
-    )
+    let plan = UpdatePlan {
+        status: Some(status),
+        ..stored.clone()
+    };
+    let notes = Note::of_status(stored.status.as_ref(), &plan);
+    Write::Status(Box::new(plan), notes)
 }
 
 #[cfg(test)]

@@ -176,14 +176,13 @@ impl Term {
         let world = observe::world(&snapshot, self.context.settings.planner());
         let decisions = planner::plan(Utc::now(), &world);
         self.context.metrics.planned(now.elapsed());
-        // The verdicts are in the statuses, counted; whoever asks about one node asks the planner himself.
         let Decisions {
             ledger,
             mut actions,
             unexplained,
             drains,
             statuses,
-            verdicts: _,
+            verdicts,
             look_again,
         } = decisions;
         if let Some(change) = ledger.or_else(|| finalizers::ledger_first(&actions, &snapshot)) {
@@ -225,7 +224,7 @@ impl Term {
             }
         }
         self.drains.follow(drains);
-        self.context.metrics.report(&snapshot, &statuses);
+        self.context.metrics.report(&snapshot, &statuses, &verdicts);
         let next_status = self.report(now, &snapshot, statuses);
         let times = [
             look_again.map(|at| due(at, Utc::now(), now)),

@@ -27,7 +27,7 @@ pub struct Decisions {
     pub drains: Vec<DrainOrder>,
     /// Each plan's status, whether it changed or not. Empty where the ledger is to be written first.
     pub statuses: Vec<PlanStatus>,
-    /// One verdict for every node that a plan matches and that has no grant. Nodes that are granted in this very answer,
+    /// One verdict for every node that a plan matches and that has no grant, and for one that has a grant and does not get on. Nodes that are granted in this very answer,
     /// or as soon as the finalizer that it asks for is there, have none. Nor has any node where the ledger records a plan as
     /// it was later than in this world: then nothing is decided at all.
     pub verdicts: Vec<NodeVerdict>,
@@ -108,7 +108,7 @@ pub struct PlanStatus {
 pub struct NodeVerdict {
     /// The node's name.
     pub node: String,
-    /// The plan that owns it.
+    /// The plan that owns it; with [`Verdict::OtherPlan`] one that selects it, too, and comes after.
     pub plan: Arc<str>,
     /// Why.
     pub verdict: Verdict,

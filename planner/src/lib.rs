@@ -21,6 +21,7 @@
 //! * `estimate`: when the last node will be done
 //! * `report`: one plan's status
 //! * `message`: its phase, conditions and message
+//! * `stuck`: what holds up a granted node that does not get on
 //! * `running`: which version a node runs, by the words of its agent and its kubelet
 //! * `rebuild`: the ledger made anew where it was lost
 //! * [`simulate`]: the same function run forward in virtual time over a fleet
@@ -47,6 +48,7 @@ mod rollout;
 mod running;
 pub mod simulate;
 pub mod spec;
+mod stuck;
 mod targets;
 mod waiting;
 mod waves;

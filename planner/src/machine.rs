@@ -18,6 +18,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use crate::{
     decisions::Action,
     spec::Limits,
+    stuck::drain_blocked,
     world::{DrainFacts, NodeFacts, Settings, ShadowFacts},
 };
 pub(crate) use explain::explains;
@@ -454,16 +455,7 @@ fn describe_drain(facts: &DrainFacts) -> String {
         format!("{} pods left", facts.left)
     };
     match &facts.blocked {
-        Some(blocked) => match &blocked.budget {
-            Some(budget) => format!(
-                "{pods}: PodDisruptionBudget {budget} forbids the eviction of pod {}",
-                blocked.pod
-            ),
-            None => format!(
-                "{pods}: pod {} cannot be evicted: {}",
-                blocked.pod, blocked.message
-            ),
-        },
+        Some(blocked) => format!("{pods}: {}", drain_blocked(blocked)),
         None => pods,
     }
 }

@@ -11,8 +11,8 @@ use crate::{
     actions,
     owners::Owned,
     report::{failed, skipped as skipped_nodes, waiting},
-    rollout::Rollout,
-    waves::WaveProgress,
+    rollout::{Rollout, is_down},
+    waves::{Place, WaveProgress},
     windows::WindowState,
 };
 
@@ -135,7 +135,24 @@ impl View<'_> {
             }
             Phase::Progressing => format!("; {}{}", self.progress(), self.failures()),
         };
-        done + &tail + &self.ignored()
+        done + &tail + &self.elsewhere() + &self.ignored()
+    }
+
+    /// The nodes that the plan selects and that belong to others.
+    fn elsewhere(&self) -> String {
+        let lost = self.owned.lost.as_slice();
+        let Some((first, plan)) = lost.first() else {
+            return String::new();
+        };
+        let (nodes, belong) = match lost.len() {
+            1 => (first.name.clone(), "belongs"),
+            many => (format!("{many} other nodes"), "belong"),
+        };
+        if lost.iter().all(|(_, other)| other == plan) {
+            format!("; {nodes} {belong} to plan {plan}")
+        } else {
+            format!("; {nodes} {belong} to other plans, such as {plan}")
+        }
     }
 
     /// What people have asked that is not done, and why.
@@ -177,11 +194,15 @@ impl View<'_> {
     }
 
     fn active_nodes(&self) -> String {
-        let shown = self
-            .active
-            .iter()
-            .take(3)
-            .map(|active| format!("{} is {}", active.node, active.doing));
+        let shown = self.active.iter().take(3).map(|active| {
+            // What a drain waits for it says itself.
+            let stuck = active
+                .message
+                .as_ref()
+                .filter(|message| !active.doing.ends_with(*message));
+            let stuck = stuck.map_or_else(String::new, |message| format!(" ({message})"));
+            format!("{} is {}{stuck}", active.node, active.doing)
+        });
         let mut text = shown.collect::<Vec<_>>().join("; ");
         let more = (self.counts.updating as usize).saturating_sub(3);
         if more > 0 {
@@ -225,6 +246,41 @@ impl View<'_> {
         let waves = self.rollout.waves.as_ref();
         let open = waves.and_then(|assignment| assignment.waves.get(self.rollout.open_wave));
         open.is_some_and(WaveProgress::unproven)
+    }
+
+    /// Whether nothing goes on until a person sees to nodes that cannot be updated: no node is on its way or will be skipped, and
+    /// what the others wait for are those nodes.
+    fn is_held_up(&self) -> bool {
+        let waiting = || {
+            let members = self.rollout.members.iter().zip(&self.rollout.verdicts);
+            members.filter(|(member, _)| member.place == Place::Waiting)
+        };
+        let blocks = |verdict: &Verdict| {
+            matches!(
+                verdict,
+                Verdict::NotReady { .. }
+                    | Verdict::CordonedByOther
+                    | Verdict::AgentSilent { .. }
+                    | Verdict::VersionDisputed { .. }
+                    | Verdict::AgentOutdated
+            )
+        };
+        // Other plans' nodes, which come back by themselves, spend no limit of the plan.
+        let follows = |verdict: &Verdict| match verdict {
+            Verdict::BudgetSpent { limit, .. } => limit == "plan" || limit.starts_with("wave "),
+            Verdict::DomainBusy { .. } | Verdict::WaveNotReached { .. } => true,
+            _ => false,
+        };
+        self.counts.updating == 0
+            && self.rollout.starting.is_empty()
+            && self.rollout.skip_at.is_none()
+            && self
+                .rollout
+                .members
+                .iter()
+                .any(|member| is_down(member.node).is_some())
+            && waiting().next().is_some()
+            && waiting().all(|(_, verdict)| verdict.as_ref().is_some_and(|v| blocks(v) || follows(v)))
     }
 
     /// Why nodes wait: the most frequent reason that a person can act on comes first.
@@ -285,9 +341,11 @@ impl View<'_> {
         );
         let never_again = phase == Phase::WaitingForWindow
             && matches!(self.owned.window, WindowState::Closed { next: None, .. });
-        let stuck = self.is_unproven() || never_again;
+        let stuck = self.is_unproven() || never_again || phase == Phase::Progressing && self.is_held_up();
         let progressing = moves && (!stuck || self.counts.updating > 0);
-        let complete = match (self.completed && invalid.is_none(), failed, skipped) {
+        let complete = match (self.completed, failed, skipped) {
+            // What an invalid plan's nodes are is not known: the run ended as it did.
+            (true, ..) if invalid.is_some() => self.ended_as().unwrap_or("InProgress"),
             (false, ..) => "InProgress",
             (true, 0, 0) => "AllUpdated",
             (true, 0, _) => "WithSkipped",
@@ -337,6 +395,13 @@ impl View<'_> {
         .collect()
     }
 
+    /// The reason that the status has for the run being complete.
+    fn ended_as(&self) -> Option<&str> {
+        let before = self.owned.facts.status.conditions.iter();
+        let mut complete = before.filter(|c| c.type_ == condition::COMPLETE && c.status == "True");
+        complete.next().map(|c| c.reason.as_str())
+    }
+
     fn condition(
         &self,
         now: DateTime<Utc>,
@@ -369,15 +434,7 @@ impl View<'_> {
 
 /// The first reasons, each with the nodes that it holds for.
 fn by_reason(groups: &[WaitingNodes]) -> Vec<String> {
-    let words = |group: &WaitingNodes| {
-        let nodes = match group.nodes.as_slice() {
-            [node] => node.clone(),
-            nodes if group.count <= 3 => nodes.join(", "),
-            _ => format!("{} nodes", group.count),
-        };
-        format!("{nodes}: {}", group.message)
-    };
-    groups.iter().take(2).map(words).collect()
+    groups.iter().take(2).map(WaitingNodes::words).collect()
 }
 
 /// Kubernetes stores times to the second; a status must compare equal to itself as stored.

@@ -21,6 +21,7 @@ use crate::{
     targets,
     waves::{Member, Place, WaveProgress},
     windows::{Closing, WindowState},
+    world::NodeFacts,
 };
 
 /// Nodes named in `active` and `failed`.
@@ -29,6 +30,8 @@ const NAMED: usize = 20;
 const PAST_RUNS: usize = 5;
 /// The outcome of a run whose target was changed before it was complete.
 const SUPERSEDED: &str = "Superseded";
+/// How often one reason is told for different things.
+const OF_A_REASON: usize = 3;
 /// Nodes named for each reason in `waiting`.
 const NAMED_WAITING: usize = 5;
 
@@ -167,24 +170,25 @@ fn active(planning: &Planning<'_>, rollout: &Rollout<'_>) -> Vec<ActiveNode> {
     let granted = rollout
         .members
         .iter()
-        .filter(|member| member.place == Place::Granted)
-        .filter_map(|m| Some((m.node, planning.ledger.grants.get(&m.node.uid)?)));
-    let mut granted: Vec<(&str, &str, &Grant)> = granted
-        .map(|(node, grant)| (node.uid.as_str(), node.name.as_str(), grant))
-        .collect();
-    granted.sort_by_key(|(_, name, grant)| (grant.granted_at, *name));
+        .zip(&rollout.verdicts)
+        .filter(|(member, _)| member.place == Place::Granted)
+        .filter_map(|(m, verdict)| Some((m.node, planning.ledger.grants.get(&m.node.uid)?, verdict)));
+    let mut granted: Vec<(&NodeFacts, &Grant, &Option<Verdict>)> = granted.collect();
+    granted.sort_by_key(|(node, grant, _)| (grant.granted_at, node.name.as_str()));
     granted
         .into_iter()
         .take(NAMED)
-        .map(|(uid, name, grant)| ActiveNode {
-            node: name.to_owned(),
+        .map(|(node, grant, verdict)| ActiveNode {
+            node: node.name.clone(),
             wave: grant.wave.clone(),
             doing: planning
                 .doing
-                .get(uid)
+                .get(&node.uid)
                 .cloned()
                 .unwrap_or_else(|| "granted".to_owned()),
             since: second(grant.phase_since),
+            reason: verdict.as_ref().map(|verdict| verdict.reason().to_owned()),
+            message: verdict.as_ref().map(ToString::to_string),
         })
         .collect()
 }
@@ -223,28 +227,41 @@ pub(crate) fn skipped(rollout: &Rollout<'_>) -> Vec<WaitingNodes> {
 /// The verdicts of some of the nodes, with those that have the same.
 fn reasons(rollout: &Rollout<'_>, of: impl Fn(&Member<'_>) -> bool) -> Vec<WaitingNodes> {
     // A few reasons for many nodes.
-    let mut reasons: Vec<WaitingNodes> = Vec::new();
+    let mut reasons: Vec<(&Verdict, WaitingNodes)> = Vec::new();
     for (member, verdict) in rollout.members.iter().zip(&rollout.verdicts) {
         let Some(verdict) = verdict.as_ref().filter(|_| of(member)) else {
             continue;
         };
-        let known = reasons.iter().position(|group| group.reason == verdict.reason());
-        let index = known.unwrap_or_else(|| {
-            reasons.push(WaitingNodes {
-                reason: verdict.reason().to_owned(),
-                count: 0,
-                message: describe(member, verdict),
-                nodes: Vec::new(),
+        let (mut same, mut last, mut of_reason) = (None, None, 0);
+        for (i, (known, _)) in reasons.iter().enumerate() {
+            if known.says_the_same_as(verdict) {
+                same = Some(i);
+                break;
+            }
+            if known.reason() == verdict.reason() {
+                (last, of_reason) = (Some(i), of_reason + 1);
+            }
+        }
+        let index = same
+            .or(last.filter(|_| of_reason >= OF_A_REASON))
+            .unwrap_or_else(|| {
+                let group = WaitingNodes {
+                    reason: verdict.reason().to_owned(),
+                    count: 0,
+                    message: describe(member, verdict),
+                    nodes: Vec::new(),
+                };
+                reasons.push((verdict, group));
+                reasons.len() - 1
             });
-            reasons.len() - 1
-        });
-        let entry = &mut reasons[index];
+        let entry = &mut reasons[index].1;
         entry.count += 1;
         if entry.nodes.len() < NAMED_WAITING {
             entry.nodes.push(member.node.name.clone());
         }
     }
-    reasons.sort_unstable_by(|a, b| a.reason.cmp(&b.reason));
+    let mut reasons: Vec<WaitingNodes> = reasons.into_iter().map(|(_, group)| group).collect();
+    reasons.sort_by(|a, b| a.reason.cmp(&b.reason));
     reasons
 }
 

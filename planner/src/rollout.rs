@@ -13,7 +13,7 @@ use crate::{
     plan::Planning,
     running::{Running, Versions, running_as_read},
     spec::ValidPlan,
-    targets, waiting,
+    stuck, targets, waiting,
     waves::{self, Assignment, Member, Place},
     world::NodeFacts,
 };
@@ -22,7 +22,7 @@ use crate::{
 pub(crate) struct Rollout<'a> {
     pub owned: &'a Owned<'a>,
     pub members: Vec<Member<'a>>,
-    /// Each member's verdict; None where it has a grant.
+    /// Each member's verdict; None where it has a grant and gets on.
     pub verdicts: Vec<Option<Verdict>>,
     pub waves: Option<Assignment>,
     /// The wave that is under way.
@@ -307,7 +307,7 @@ fn standing(
     let run = entry.map_or("", |entry| entry.run.as_str());
     let retried_at = entry.and_then(|entry| entry.actions.retried_at);
     match member.place {
-        Place::Granted => return None,
+        Place::Granted => return stuck::verdict(planning, node),
         Place::Failed => {
             let failure = shadow.and_then(|s| s.spec.failure.as_ref())?;
             return Some(Verdict::Failed {

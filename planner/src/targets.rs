@@ -4,7 +4,7 @@
 //! that is on offer to the plan's nodes of that kind, and has been for `minReleaseAge`, when the run first sees one. The ledger
 //! keeps it for the run. Once the run is complete, a newer one that a node needs begins the next.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap};
 
 use api::{
     ledger::PlanEntry,
@@ -86,13 +86,18 @@ pub(crate) fn unknown(now: DateTime<Utc>, node: &NodeFacts, valid: &ValidPlan) -
         return Verdict::AgentOutdated;
     };
     let young = status(node).and_then(|status| {
-        let until = |since: DateTime<Utc>| since + valid.min_release_age;
-        let young = status.offered.iter().filter(|offer| until(offer.since) > now);
-        let newest = young.max_by_key(|offer| Version::parse(&offer.version).ok())?;
-        Some((newest.version.clone(), until(newest.since)))
+        // The run does not wait for the newest: it takes the first that is old enough.
+        let young = status.offered.iter().filter_map(|offer| {
+            let version = Version::parse(&offer.version).ok()?;
+            Some((offer.since + valid.min_release_age, Reverse(version)))
+        });
+        young.filter(|(until, _)| *until > now).min()
     });
     match young {
-        Some((version, until)) => Verdict::ReleaseTooYoung { version, until },
+        Some((until, Reverse(version))) => Verdict::ReleaseTooYoung {
+            version: version.to_string(),
+            until,
+        },
         None => Verdict::NothingOffered {
             variant: variant.to_owned(),
             arch: arch.to_owned(),

@@ -60,7 +60,8 @@ pub struct UpdatePlanStatus {
     /// active: the nodes that are being updated, with what each does; at most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub active: Vec<ActiveNode>,
-    /// waiting: why nodes wait, with their number; the same reasons as in the metrics.
+    /// waiting: why nodes wait, with their number; the same reasons as in the metrics. Nodes whose reason is the same word for
+    /// something else, such as the limit of another wave, stand by themselves: at most 3 of a reason, the third with the rest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub waiting: Vec<WaitingNodes>,
     /// skipped: why nodes are left alone, with their number.
@@ -251,6 +252,12 @@ pub struct ActiveNode {
     pub doing: String,
     /// since: since when.
     pub since: DateTime<Utc>,
+    /// reason: where it does not get on: `DrainBlocked` or `AgentSilent`, also in the metrics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// message: with reason: what holds it up, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Nodes that wait, or are left alone, for the same reason.
@@ -264,6 +271,19 @@ pub struct WaitingNodes {
     pub message: String,
     /// nodes: their names, at most 5.
     pub nodes: Vec<String>,
+}
+
+impl WaitingNodes {
+    /// Which nodes, and why.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let nodes = match self.nodes.as_slice() {
+            [node] => node.clone(),
+            nodes if self.count <= 3 => nodes.join(", "),
+            _ => format!("{} nodes", self.count),
+        };
+        format!("{nodes}: {}", self.message)
+    }
 }
 
 /// A node that failed.

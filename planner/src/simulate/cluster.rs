@@ -186,7 +186,7 @@ impl Cluster {
 
     /// Every agent looks at its instruction.
     fn look(&mut self) {
-        for facts in &self.world.nodes {
+        for facts in &mut self.world.nodes {
             if let Some(node) = self.nodes.get_mut(&facts.uid) {
                 node.react(self.now, facts);
             }

@@ -25,7 +25,7 @@ pub struct Group {
     pub count: u32,
     /// The version they run at first.
     pub version: String,
-    /// Their variant. Default `aws-k8s-1.33`.
+    /// Their variant. Default `aws-k8s-1.33`; empty: their agents are older, and report neither variant nor architecture.
     #[serde(default = "variant")]
     pub variant: String,
     /// Their architecture. Default `x86_64`.

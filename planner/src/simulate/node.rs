@@ -6,7 +6,8 @@ use api::{
     ledger::{PermitRefusal, UpdateLedgerSpec},
     offer::Offer,
     shadow::{
-        AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState, acknowledges,
+        AgentError, BottlerocketShadowSpec, BottlerocketShadowStatus, FailureReason, NodeState,
+        SavedSettings, acknowledges,
     },
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -204,7 +205,7 @@ impl VirtualNode {
     }
 
     /// Looks at its instruction and begins what is to be done.
-    pub(super) fn react(&mut self, now: DateTime<Utc>, facts: &NodeFacts) {
+    pub(super) fn react(&mut self, now: DateTime<Utc>, facts: &mut NodeFacts) {
         let going_down = matches!(self.job, Some((_, Job::GoDown | Job::ComeUp, _)));
         if going_down || !self.up {
             return;
@@ -248,7 +249,11 @@ impl VirtualNode {
         // What is being downloaded ahead when its turn comes is not begun again.
         let goes_on = download.filter(|_| job == Job::Stage && self.ahead == spec.version);
         let due = goes_on.map_or(now + after, |(due, ..)| due.max(now + self.timing.agent));
+        let version = spec.version.clone().filter(|_| job == Job::Stage);
         self.job = Some((due, job, order));
+        if let Some(version) = version {
+            says_that_it_begins(facts, version);
+        }
     }
 
     /// The step that is under way takes its whole time from now on.
@@ -353,6 +358,9 @@ impl VirtualNode {
             Job::PutBack => {
                 self.settings_changed = false;
                 self.activated = false;
+                if let Some(status) = facts.shadow.as_mut().and_then(|shadow| shadow.status.as_mut()) {
+                    status.saved_settings = None;
+                }
                 self.report(facts, Ok(true));
             }
             Job::Report => {
@@ -540,7 +548,9 @@ impl VirtualNode {
         self.repository = offered;
         facts.os_image = os_image(&self.runs, variant);
         if let Some(status) = facts.shadow.as_mut().and_then(|shadow| shadow.status.as_mut()) {
-            (status.variant, status.arch) = (Some(variant.to_owned()), Some(arch.to_owned()));
+            // An older agent reports neither.
+            let said = |word: &str| (!variant.is_empty()).then(|| word.to_owned());
+            (status.variant, status.arch) = (said(variant), said(arch));
         }
         self.refresh(now, facts);
     }
@@ -578,6 +588,18 @@ impl VirtualNode {
 }
 
 /// What a kubelet calls the image of this version.
+/// Before it changes settings to stage, an agent reports what they are; from then on it acknowledges nothing.
+fn says_that_it_begins(facts: &mut NodeFacts, version: String) {
+    if let Some(status) = facts.shadow.as_mut().and_then(|shadow| shadow.status.as_mut()) {
+        status.saved_settings = Some(SavedSettings {
+            version_lock: "latest".to_owned(),
+            ignore_waves: false,
+            locks: vec![version],
+        });
+        (status.run, status.attempt, status.error) = (None, None, None);
+    }
+}
+
 fn os_image(version: &str, variant: &str) -> String {
     format!("Bottlerocket OS {version} ({variant})")
 }

@@ -280,11 +280,14 @@ pub fn status_text(status: &UpdatePlanStatus) -> String {
     }
     for node in &status.active {
         lines.push(format!(
-            "  active {} ({}): {}, since {}",
+            "  active {} ({}): {}, since {}{}",
             node.node,
             node.wave,
             node.doing,
-            instant(node.since)
+            instant(node.since),
+            node.reason
+                .as_ref()
+                .map_or_else(String::new, |reason| format!(": {reason}"))
         ));
     }
     for group in &status.waiting {

@@ -191,3 +191,19 @@ fn the_last_five_runs_are_told_of() {
     );
     assert!(history.iter().all(|run| run.started_at <= run.ended_at));
 }
+
+#[test]
+fn a_run_that_was_complete_is_told_of_as_such_though_its_plan_was_invalid_in_the_end() {
+    let mut sim = Sim::new().nodes(1).plan("web", "monitoring: {minReady: 0s}");
+    sim.run_until_phase("web", Phase::Complete);
+    let valid = sim.plan_facts("web").spec.monitoring.min_ready;
+    sim.edit("web", |spec| spec.monitoring.min_ready = Span::minutes(60));
+    sim.settle();
+    assert_eq!(sim.status("web").phase, Some(Phase::Invalid));
+    sim.edit("web", |spec| {
+        spec.target_version = "1.22.0".to_owned();
+        spec.monitoring.min_ready = valid;
+    });
+    sim.settle();
+    assert_eq!(sim.status("web").history[0].outcome, "AllUpdated");
+}

@@ -50,7 +50,7 @@ pub fn is_ours(node: &Node) -> bool {
 /// Whether somebody has taken the node out of all updates.
 #[must_use]
 pub fn has_opted_out(node: &Node) -> bool {
-    annotation(node, names::OPT_OUT_ANNOTATION).is_some_and(|why| !why.trim().is_empty())
+    annotation(node, names::OPT_OUT_ANNOTATION).is_some()
 }
 
 /// Whether workloads can be on it.
