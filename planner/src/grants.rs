@@ -11,6 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     budgets::Budgets,
+    machine,
     owners::Owned,
     pace::Pace,
     plan::{MAX_CLOCK_SKEW, Planning},
@@ -49,16 +50,7 @@ pub(crate) fn grant_next(
     let mut budgets = Budgets::new(planning, rollout, valid, assignment);
     // Who comes first matters only where somebody comes.
     if clock.is_none() && closed.is_none() && !budgets.is_spent() {
-        order.sort_by_cached_key(|i| {
-            let node = rollout.members[*i].node;
-            (
-                assignment.wave_of[*i],
-                // Each of their drains costs the operator a replica, or the way to it.
-                node.hosts_operator,
-                waves::rank(&entry.run, &node.uid),
-                node.uid.as_str(),
-            )
-        });
+        order.sort_by_cached_key(|i| turn(entry, assignment.wave_of[*i], rollout.members[*i].node));
     }
     order.extend(later);
     for i in order {
@@ -85,6 +77,21 @@ pub(crate) fn grant_next(
     }
     planning.hosts = budgets.hosts;
     grants
+}
+
+/// Who comes first: the lowest.
+pub(crate) fn turn<'a>(entry: &PlanEntry, wave: usize, node: &'a NodeFacts) -> impl Ord + use<'a> {
+    let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
+    (
+        wave,
+        // Each of their drains costs the operator a replica, or the way to it.
+        node.hosts_operator,
+        // One that outlasts the windows comes after those that may not. One that has failed is not put off: until it is tried again
+        // it is not known whether the plan is to halt.
+        spec.map_or(0, |spec| machine::taken_back(spec, &entry.run)),
+        waves::rank(&entry.run, &node.uid),
+        node.uid.as_str(),
+    )
 }
 
 fn grant(
