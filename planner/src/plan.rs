@@ -342,7 +342,9 @@ impl<'a> Planning<'a> {
             Change::Release { updated } => {
                 self.ledger.release(uid);
                 if updated {
-                    if let Some(entry) = self.ledger.plans.get_mut(&grant.plan) {
+                    if let Some(entry) = self.ledger.plans.get_mut(&grant.plan)
+                        && !grant.rebuilt
+                    {
                         pace::learn(entry, self.now - grant.granted_at);
                     }
                     let note = format!(
