@@ -125,3 +125,13 @@ fn s11_a_node_that_failed_is_not_put_off_until_all_others_were_tried() {
         "{tried:?} were tried before the first was tried again"
     );
 }
+
+#[test]
+fn l8_the_others_come_first_in_the_window_after_the_one_that_a_node_has_outlasted() {
+    let mut sim = Sim::new().nodes(3).plan("web", SHORT);
+    sim.settle();
+    let first = sim.granted().remove(0);
+    sim.break_node(&first, Fault::DrainBlocked);
+    sim.run_to(at("09:09"));
+    assert_eq!(sim.status("web").nodes.updated, 2, "{}", sim.describe("web"));
+}
