@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     offer::Target,
-    quantity::IntOrPercent,
+    quantity::{IntOrPercent, Span},
     shadow::{Failure, FailureReason},
 };
 
@@ -122,6 +122,9 @@ pub struct PlanEntry {
     /// first; at most 50. Kept from run to run.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub durations: Vec<u32>,
+    /// expectedNodeDuration: the plan's, by which `durations` were learned: an edit of it forgets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_node_duration: Option<Span>,
     /// heldSince: since when the waves that are open wait for nothing but nodes that cannot be updated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_since: Option<DateTime<Utc>>,
@@ -185,6 +188,10 @@ pub struct Grant {
     /// time. Default false.
     #[serde(default, skip_serializing_if = "is_false")]
     pub hosts_operator: bool,
+    /// rebuilt: whether the ledger was lost and made anew while the node was on its way: `grantedAt` is the time of that, and says
+    /// nothing about how long the node takes. Default false.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rebuilt: bool,
     /// permit: the reboot permit, once given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub permit: Option<Permit>,

@@ -121,7 +121,7 @@ pub struct UpdatePlanSpec {
 
     /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring, until the plan has
     /// learned it from nodes of its own (`status.nodeDuration`). No node is granted that would not finish before the
-    /// window closes. Default 20m; 1s to 24h.
+    /// window closes. An edit of this field forgets what was learned. Default 20m; 1s to 24h.
     #[serde(default = "twenty_minutes")]
     #[x_kube(validation = within("expectedNodeDuration", "1s", "24h"))]
     pub expected_node_duration: Span,

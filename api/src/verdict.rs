@@ -108,11 +108,14 @@ pub enum Verdict {
         /// When.
         until: DateTime<Utc>,
     },
-    /// No window is open, and the one that opens next is too short for any node.
+    /// No window is long enough for any node, of those that are still to open, as far as was looked.
     WindowTooShort {
         /// How many seconds a node needs.
         needs_seconds: i64,
-        /// For how many seconds the window is open.
+        /// Of how many nodes that was learned. 0: it is the plan's `expectedNodeDuration`.
+        #[serde(default)]
+        samples: u32,
+        /// For how many seconds the longest of the windows is open.
         window_seconds: i64,
         /// When it opens.
         opens: DateTime<Utc>,
@@ -159,15 +162,21 @@ pub enum Verdict {
     },
     /// No window is open, and none was found that opens: exclusions leave none open for as far as was looked.
     NoWindowFound,
-    /// A window is open, but closes before the node would have finished.
+    /// The window that is open, or opens next, closes before the node would have finished.
     WontFitInWindow {
         /// How many seconds a node needs.
         needs_seconds: i64,
-        /// When the window closes.
+        /// Of how many nodes that was learned. 0: it is the plan's `expectedNodeDuration`.
+        #[serde(default)]
+        samples: u32,
+        /// When that window opens. None: it is open.
+        #[serde(default)]
+        from: Option<DateTime<Utc>>,
+        /// When it closes.
         closes: DateTime<Utc>,
         /// The exclusion that closes it, where one does.
         exclusion: Option<String>,
-        /// When the next one opens, where there is one.
+        /// When the next one opens that is long enough. None: none opens again.
         opens: Option<DateTime<Utc>>,
     },
     /// As many nodes are unavailable as may be.
@@ -357,6 +366,20 @@ pub fn instant(at: DateTime<Utc>) -> String {
     at.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
+fn span(seconds: i64) -> Span {
+    Span::seconds(u32::try_from(seconds).unwrap_or(u32::MAX))
+}
+
+/// How long a node takes, and where that is known from.
+fn needs(seconds: i64, samples: u32) -> String {
+    let learned = match samples {
+        0 => String::new(),
+        1 => " (as 1 node before did)".to_owned(),
+        nodes => format!(" (p90 of the last {nodes} nodes)"),
+    };
+    format!("expected to take {}{learned}", span(seconds))
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let since = |since: &Option<DateTime<Utc>>| {
@@ -443,22 +466,27 @@ impl fmt::Display for Verdict {
             ),
             Self::WontFitInWindow {
                 needs_seconds,
+                samples,
+                from,
                 closes,
                 exclusion,
                 opens,
             } => {
-                let needs = Span::seconds(u32::try_from(*needs_seconds).unwrap_or(u32::MAX));
-                let end = exclusion
-                    .as_ref()
-                    .map_or_else(|| "the window closes".to_owned(), |name| format!("exclusion {name} begins"));
-                write!(f, "expected to take {needs}, but {end} {}", instant(*closes))?;
+                let needs = needs(*needs_seconds, *samples);
+                let end = match (exclusion, from) {
+                    (Some(name), _) => format!("exclusion {name} begins"),
+                    (None, Some(from)) => format!("the window that opens {} closes", instant(*from)),
+                    (None, None) => "the window closes".to_owned(),
+                };
+                write!(f, "{needs}, but {end} {}", instant(*closes))?;
                 match opens {
-                    Some(opens) => write!(f, "; the next opens {}", instant(*opens)),
+                    Some(opens) => write!(f, "; the next that is long enough opens {}", instant(*opens)),
                     None => f.write_str(", and none opens again: add one to go on"),
                 }
             }
             Self::WindowTooShort {
                 needs_seconds,
+                samples,
                 window_seconds,
                 opens,
                 exclusion,
@@ -466,12 +494,15 @@ impl fmt::Display for Verdict {
                 let until = exclusion
                     .as_ref()
                     .map_or_else(String::new, |name| format!(", until exclusion {name} begins"));
-                let span = |seconds: i64| Span::seconds(u32::try_from(seconds).unwrap_or(u32::MAX));
-                let (needs, open) = (span(*needs_seconds), span(*window_seconds));
+                let (needs, open) = (needs(*needs_seconds, *samples), span(*window_seconds));
+                let way_out = if *samples == 0 {
+                    "lower expectedNodeDuration"
+                } else {
+                    "edit expectedNodeDuration, which then counts again"
+                };
                 write!(
                     f,
-                    "expected to take {needs}, but the window that opens {} is open for {open}{until}: lengthen it, or \
-                     lower expectedNodeDuration",
+                    "{needs}, but the longest window to come, which opens {}, is open for {open}{until}: lengthen it, or {way_out}",
                     instant(*opens)
                 )
             }

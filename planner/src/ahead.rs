@@ -120,11 +120,7 @@ pub(crate) fn tell(
     if planning.ahead.free == 0 {
         return;
     }
-    let turn = |i: &usize| {
-        let node = rollout.members[*i].node;
-        let (wave, rank) = (assignment.wave_of[*i], waves::rank(&entry.run, &node.uid));
-        (wave, node.hosts_operator, rank, node.uid.as_str())
-    };
+    let turn = |i: &usize| grants::turn(entry, assignment.wave_of[*i], rollout.members[*i].node);
     let mut next = waves::first(next, planning.ahead.free, turn);
     next.sort_by_cached_key(turn);
     planning.ahead.free -= next.len();

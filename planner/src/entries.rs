@@ -42,6 +42,7 @@ pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
             let mut entry = new_run(facts, target, planning.now, over);
             if let Some(before) = recorded {
                 entry.durations.clone_from(&before.durations);
+                entry.expected_node_duration = before.expected_node_duration;
                 // Annotations that were acted on in the run before are still there.
                 entry.actions.taken.extend(before.actions.taken.iter().cloned());
             }
@@ -68,6 +69,9 @@ pub(crate) fn record(planning: &mut Planning<'_>, owned: &Owned<'_>) {
         paused,
         ..entry
     };
+    if owned.valid.is_ok() {
+        pace::forget_if_edited(&mut entry, facts.spec.expected_node_duration);
+    }
     if let Ok(valid) = &owned.valid
         && !entry.paused
         && !entry.halted
@@ -117,6 +121,7 @@ pub(crate) fn new_run(
             .filter(|run| run.completed_at.is_none())
             .map(|run| run.started_at),
         durations: pace::remembered(&facts.status),
+        expected_node_duration: Some(facts.spec.expected_node_duration),
         actions: known.map_or_else(Actions::default, |run| actions(&facts.status, run)),
         ..PlanEntry::default()
     }

@@ -55,9 +55,14 @@ pub(crate) fn completion(
         .filter(|member| member.place == Place::Granted)
         .count();
     let others = rollout.unavailable.len() - granted;
+    // What other plans' nodes spend of the install's limit now is taken as spent for good.
+    let of_install = planning.install.as_ref().map_or(usize::MAX, |(max, down)| {
+        max.saturating_sub(down.len() + planning.ledger.grants.len() - granted)
+    });
     let places = rollout
         .max_unavailable
         .checked_sub(others)
+        .map(|left| left.min(of_install))
         .filter(|left| *left > 0)?;
     let mut under_way = vec![Vec::new(); valid.waves.len()];
     for ((member, _), of) in members() {
@@ -143,6 +148,7 @@ fn moves_by_itself((member, verdict): (&Member<'_>, &Option<Verdict>)) -> bool {
             matches!(
                 verdict,
                 Verdict::OutsideWindow { opens: Some(_) }
+                    | Verdict::Excluded { opens: Some(_), .. }
                     | Verdict::WontFitInWindow { opens: Some(_), .. }
                     | Verdict::Soaking { .. }
                     | Verdict::Backoff { .. }
@@ -152,12 +158,16 @@ fn moves_by_itself((member, verdict): (&Member<'_>, &Option<Verdict>)) -> bool {
     member.place == Place::Granted || (member.place == Place::Waiting && waits_for_time())
 }
 
-/// Whether a node that waits will have its turn as the rollout goes on.
+/// Whether a node that waits will have its turn as the rollout goes on, if a window has room for it: where none has, nothing is
+/// known of the end.
 fn is_in_turn(verdict: &Verdict) -> bool {
     matches!(
         verdict,
         Verdict::OutsideWindow { .. }
+            | Verdict::Excluded { .. }
+            | Verdict::NoWindowFound
             | Verdict::WontFitInWindow { .. }
+            | Verdict::WindowTooShort { .. }
             | Verdict::WaveNotReached { .. }
             | Verdict::Soaking { .. }
             | Verdict::BudgetSpent { .. }

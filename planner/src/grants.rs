@@ -11,13 +11,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     budgets::Budgets,
+    machine,
     owners::Owned,
     pace::Pace,
     plan::{MAX_CLOCK_SKEW, Planning},
     rollout::Rollout,
     spec::ValidPlan,
     waves::{self, Assignment, Place},
-    windows::{Closing, WindowState},
+    windows::{Closing, Room, WindowState},
     world::NodeFacts,
 };
 
@@ -36,8 +37,7 @@ pub(crate) fn grant_next(
         return grants;
     }
     let clock = clock_verdict(planning);
-    let needs = Pace::of(valid, entry).needs;
-    let closed = window_verdict(planning, rollout.owned, valid, needs);
+    let closed = window_verdict(planning, rollout.owned, valid, Pace::of(valid, entry));
     let behind: Vec<Option<Verdict>> = (0..valid.waves.len())
         .map(|wave| wave_verdict(planning.now, valid, entry, assignment, wave))
         .collect();
@@ -49,16 +49,7 @@ pub(crate) fn grant_next(
     let mut budgets = Budgets::new(planning, rollout, valid, assignment);
     // Who comes first matters only where somebody comes.
     if clock.is_none() && closed.is_none() && !budgets.is_spent() {
-        order.sort_by_cached_key(|i| {
-            let node = rollout.members[*i].node;
-            (
-                assignment.wave_of[*i],
-                // Each of their drains costs the operator a replica, or the way to it.
-                node.hosts_operator,
-                waves::rank(&entry.run, &node.uid),
-                node.uid.as_str(),
-            )
-        });
+        order.sort_by_cached_key(|i| turn(entry, assignment.wave_of[*i], rollout.members[*i].node));
     }
     order.extend(later);
     for i in order {
@@ -85,6 +76,21 @@ pub(crate) fn grant_next(
     }
     planning.hosts = budgets.hosts;
     grants
+}
+
+/// Who comes first: the lowest.
+pub(crate) fn turn<'a>(entry: &PlanEntry, wave: usize, node: &'a NodeFacts) -> impl Ord + use<'a> {
+    let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
+    (
+        wave,
+        // Each of their drains costs the operator a replica, or the way to it.
+        node.hosts_operator,
+        // One that outlasts the windows comes after those that may not. One that has failed is not put off: until it is tried again
+        // it is not known whether the plan is to halt.
+        spec.map_or(0, |spec| machine::taken_back(spec, &entry.run)),
+        waves::rank(&entry.run, &node.uid),
+        node.uid.as_str(),
+    )
 }
 
 fn grant(
@@ -116,6 +122,7 @@ fn grant(
         phase_since: now,
         not_after: owned.window.not_after(now),
         hosts_operator: node.hosts_operator,
+        rebuilt: false,
         permit: None,
         ending: None,
     }
@@ -163,8 +170,35 @@ fn window_verdict(
     planning: &mut Planning<'_>,
     owned: &Owned<'_>,
     valid: &ValidPlan,
-    needs: TimeDelta,
+    Pace { needs, samples, .. }: Pace,
 ) -> Option<Verdict> {
+    let now = planning.now;
+    // In the window that is open, or opens next, there is no room.
+    let no_room = |from: Option<DateTime<Utc>>, closes: DateTime<Utc>, of: &WindowState, room: Room| {
+        let (needs_seconds, opens) = (needs.num_seconds(), |opens| Verdict::WontFitInWindow {
+            needs_seconds: needs.num_seconds(),
+            samples,
+            from,
+            closes,
+            exclusion: of.exclusion().map(str::to_owned),
+            opens,
+        });
+        match room {
+            Room::From(at) => opens(Some(at)),
+            Room::None => opens(None),
+            Room::TooShort {
+                opens,
+                open,
+                exclusion,
+            } => Verdict::WindowTooShort {
+                needs_seconds,
+                samples,
+                window_seconds: open.num_seconds(),
+                opens,
+                exclusion,
+            },
+        }
+    };
     match &owned.window {
         WindowState::Always => None,
         WindowState::Open {
@@ -177,12 +211,12 @@ fn window_verdict(
                 planning.wake(last_start + TimeDelta::milliseconds(1));
                 return None;
             }
-            Some(Verdict::WontFitInWindow {
-                needs_seconds: needs.num_seconds(),
-                closes: *closes,
-                exclusion: owned.window.exclusion().map(str::to_owned),
-                opens: valid.windows.opens_after(planning.now).map(|next| next.at),
-            })
+            Some(no_room(
+                None,
+                *closes,
+                &owned.window,
+                valid.windows.room(now, needs),
+            ))
         }
         WindowState::Closed {
             next,
@@ -197,12 +231,8 @@ fn window_verdict(
                 if let WindowState::Open { closes, .. } = then
                     && closes - opens < needs
                 {
-                    return Some(Verdict::WindowTooShort {
-                        needs_seconds: needs.num_seconds(),
-                        window_seconds: (closes - opens).num_seconds(),
-                        opens,
-                        exclusion: then.exclusion().map(str::to_owned),
-                    });
+                    let room = valid.windows.room(now, needs);
+                    return Some(no_room(Some(opens), closes, &then, room));
                 }
             }
             Some(match exclusion.clone() {

@@ -37,6 +37,8 @@ pub(crate) struct Granted<'a> {
     pub retried_at: Option<DateTime<Utc>>,
     /// Why the grant is to be taken back, as long as no permit was given.
     pub withdraw: Option<String>,
+    /// Whether its window is over: by its own end, not by an edit.
+    pub outlasts: bool,
 }
 
 /// What comes next for a granted node.
@@ -104,7 +106,7 @@ pub(crate) fn step(g: &Granted<'_>) -> Step {
     }
     let before_permit = matches!(g.grant.phase, GrantPhase::Granted | GrantPhase::Drained);
     if let Some(reason) = g.withdraw.as_ref().filter(|_| before_permit) {
-        return g.end(None, reason.clone());
+        return g.outlast().unwrap_or_else(|| g.end(None, reason.clone()));
     }
     match g.grant.phase {
         GrantPhase::Granted => g
@@ -439,6 +441,13 @@ pub(crate) fn failure_in_run<'a>(
         .as_ref()
         .filter(|_| spec.run.as_deref() == Some(run))
         .filter(counts)
+}
+
+/// How many attempts in a run were taken back before they could fail, as where their window closed.
+pub(crate) fn taken_back(spec: &BottlerocketShadowSpec, run: &str) -> u32 {
+    let made = spec.attempt.filter(|_| spec.run.as_deref() == Some(run));
+    let failed = spec.failure.as_ref().map_or(0, |failure| failure.count);
+    made.unwrap_or(0).saturating_sub(failed)
 }
 
 pub(crate) fn acknowledged(shadow: &ShadowFacts) -> bool {

@@ -21,20 +21,25 @@ pub(crate) struct Pace {
     pub needs: TimeDelta,
     /// Longer than that it has failed.
     pub longest: TimeDelta,
+    /// Of how many nodes that was learned. 0: the spec says it.
+    pub samples: u32,
 }
 
 impl Pace {
     /// As the plan has learned it; before that, as its spec says.
     pub fn of(valid: &ValidPlan, entry: &PlanEntry) -> Self {
         let longest = longest(&valid.limits);
-        let (typical, needs) = learned(&entry.durations).map_or(
-            (valid.node_duration, valid.node_duration),
-            |NodeDuration { p50, p90, .. }| (p50.delta().min(longest), p90.delta().min(longest)),
+        let (typical, needs, samples) = learned(&entry.durations).map_or(
+            (valid.node_duration, valid.node_duration, 0),
+            |NodeDuration { p50, p90, samples }| {
+                (p50.delta().min(longest), p90.delta().min(longest), samples)
+            },
         );
         Self {
             typical: typical.max(TimeDelta::seconds(1)),
             needs,
             longest,
+            samples,
         }
     }
 }
@@ -49,6 +54,18 @@ pub(crate) fn learn(entry: &mut PlanEntry, took: TimeDelta) {
     entry.durations.push(u32::try_from(seconds).unwrap_or(u32::MAX));
     let known = entry.durations.len();
     entry.durations.drain(..known.saturating_sub(SAMPLES));
+}
+
+/// Forgets what was learned where somebody has changed what is expected. Without that nobody could tell a plan that its nodes do not
+/// take any more what they once took: while nothing fits into a window, nothing is learned.
+pub(crate) fn forget_if_edited(entry: &mut PlanEntry, expected: Span) {
+    if entry
+        .expected_node_duration
+        .is_some_and(|before| before != expected)
+    {
+        entry.durations.clear();
+    }
+    entry.expected_node_duration = Some(expected);
 }
 
 /// As many samples as the plan's status tells of, which say the same: for a ledger that is made anew.

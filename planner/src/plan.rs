@@ -190,6 +190,7 @@ impl<'a> Planning<'a> {
                 self.event(&plan_name, Some(&grant.node), "NodeGone", note, true);
                 continue;
             };
+            let edited = owned.is_some_and(|owned| grant.generation != owned.facts.generation);
             let grant = self.refresh(&uid, grant, node, owned);
             let valid = owned.and_then(|o| o.valid.as_ref().ok());
             let entry = self
@@ -206,6 +207,7 @@ impl<'a> Planning<'a> {
                 limits: valid.map_or(&default_limits, |v| &v.limits),
                 retried_at: entry.and_then(|entry| entry.actions.retried_at),
                 withdraw: self.why_withdraw(&grant, node, owned),
+                outlasts: !edited && grant.not_after.is_some_and(|at| self.now >= at),
             });
             if let Some(at) = step.wake {
                 self.wake(at);
@@ -336,7 +338,9 @@ impl<'a> Planning<'a> {
             Change::Release { updated } => {
                 self.ledger.release(uid);
                 if updated {
-                    if let Some(entry) = self.ledger.plans.get_mut(&grant.plan) {
+                    if let Some(entry) = self.ledger.plans.get_mut(&grant.plan)
+                        && !grant.rebuilt
+                    {
                         pace::learn(entry, self.now - grant.granted_at);
                     }
                     let note = format!(

@@ -87,6 +87,7 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
         phase_since: now,
         not_after: None,
         hosts_operator: node.hosts_operator,
+        rebuilt: true,
         permit: None,
         ending: None,
     };

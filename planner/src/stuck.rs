@@ -138,6 +138,7 @@ mod tests {
             hosts_operator: false,
             permit: None,
             ending: None,
+            rebuilt: false,
         };
         match held_up(&grant, &node)? {
             (since, Verdict::AgentSilent { .. }) => Some(since),

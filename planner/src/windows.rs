@@ -116,6 +116,24 @@ const FAR: TimeDelta = TimeDelta::days(3653);
 /// How many times a window may open in an interval of which it is said how long they are open.
 const OPENINGS: usize = 1000;
 
+/// What the windows that are still to open have for something that takes a while.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// The first that is long enough opens then.
+    From(DateTime<Utc>),
+    /// None is long enough, as far as was looked. This is the first of the longest.
+    TooShort {
+        opens: DateTime<Utc>,
+        open: TimeDelta,
+        exclusion: Option<String>,
+    },
+    /// None opens.
+    None,
+}
+
+/// How many windows are looked at for one that is long enough: those of each night of a year.
+const LOOKED_AT: usize = 400;
+
 /// When a window that is open closes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
@@ -250,6 +268,35 @@ impl Windows {
                 WindowState::Always | WindowState::Open { .. } => None,
             },
         }
+    }
+
+    /// The first window that opens after `at` and is open for so long.
+    pub(crate) fn room(&self, at: DateTime<Utc>, long: TimeDelta) -> Room {
+        let mut longest: Option<(TimeDelta, DateTime<Utc>, WindowState)> = None;
+        let mut at = at;
+        for _ in 0..LOOKED_AT {
+            let Some(Opening { at: opens, .. }) = self.opens_after(at) else {
+                break;
+            };
+            let then = self.at(opens);
+            // What waits for an instant may not have begun to yet; then it is open until that is done.
+            let Some(closes) = then.not_after(opens).filter(|closes| *closes > opens) else {
+                return Room::From(opens);
+            };
+            let open = closes - opens;
+            if open >= long {
+                return Room::From(opens);
+            }
+            if longest.as_ref().is_none_or(|(most, ..)| open > *most) {
+                longest = Some((open, opens, then));
+            }
+            at = opens;
+        }
+        longest.map_or(Room::None, |(open, opens, then)| Room::TooShort {
+            opens,
+            open,
+            exclusion: then.exclusion().map(str::to_owned),
+        })
     }
 
     /// The first change after `at`. None: there is none, or none as far as is looked.

@@ -39,6 +39,7 @@ fn new_grant() -> Grant {
         phase_since: at(0),
         not_after: Some(at(100)),
         hosts_operator: false,
+        rebuilt: false,
         permit: None,
         ending: None,
     }

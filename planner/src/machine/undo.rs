@@ -1,11 +1,45 @@
 //! The way out of a grant that ends without an update.
 
-use api::{ledger::PERMIT_VALIDITY, shadow::NodeState};
+use api::{
+    ledger::{GrantPhase, PERMIT_VALIDITY},
+    shadow::{FailureReason, NodeState},
+};
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Change, Granted, Step, acknowledged};
+use super::{Change, Granted, Step, acknowledged, describe_drain, taken_back};
 
 impl Granted<'_> {
+    /// A node whose window is over is tried again in the next one. But where that was so before in this run it would be for ever,
+    /// however long its timeouts are: so it has failed, as when those are over.
+    pub(super) fn outlast(&self) -> Option<Step> {
+        let spec = &self.node.shadow.as_ref()?.spec;
+        let earlier = taken_back(spec, &self.grant.run).saturating_sub(u32::from(self.is_ours(spec)));
+        if !self.outlasts || earlier == 0 {
+            return None;
+        }
+        let drain = self.node.drain.as_ref();
+        let (failure, what) = match (self.grant.phase, &self.node.disruption) {
+            (GrantPhase::Granted, None) => (
+                FailureReason::StageTimeout,
+                format!("{} was not staged", self.grant.to),
+            ),
+            // A new leader does not know the pods yet; and the operator's own are no failure.
+            (GrantPhase::Granted, Some(_)) => {
+                let left = drain.filter(|drain| drain.left > drain.own)?;
+                (
+                    FailureReason::DrainTimeout,
+                    format!("not drained: {}", describe_drain(left)),
+                )
+            }
+            _ => (
+                FailureReason::RebootTimeout,
+                "the node was not given its reboot permit".to_owned(),
+            ),
+        };
+        let message = format!("again outlasted its window: {what}");
+        Some(self.end(Some(failure), message))
+    }
+
     /// Shadow, then node, then ledger.
     pub(super) fn leave(&self) -> Step {
         let (failed, since, message) = self.grant.ending.as_ref().map_or_else(

@@ -5,6 +5,7 @@ use api::{
     ledger::{Grant, PlanEntry, UpdateLedgerSpec},
     names::NODE_LABEL,
     plan::UpdatePlanSpec,
+    quantity::Span,
     shadow::{AgentError, Disruption, Failure, FailureReason, NodeState, StageAhead},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -271,6 +272,13 @@ fn entry(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &PlanFacts) -> Option<P
     let failed: Vec<String> = (0..draw.of(&[0, 0, 0, 1, 2]))
         .map(|i| format!("uid-gone-{i}"))
         .collect();
+    let expected = facts.spec.expected_node_duration;
+    // Else the plan has just been edited.
+    let expected = if draw.seldom(40) {
+        Span::seconds(77)
+    } else {
+        expected
+    };
     let durations: Vec<u32> = (0..draw.of(&[0, 0, 1, 12])).map(|i| 60 + 100 * i).collect();
     Some(read(json!({
         "name": facts.name,
@@ -285,6 +293,7 @@ fn entry(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &PlanFacts) -> Option<P
         "openWaveName": name,
         "failed": failed,
         "durations": durations,
+        "expectedNodeDuration": expected,
     })))
 }
 

@@ -248,7 +248,7 @@ fn s4_an_exclusion_takes_back_what_does_not_reboot_yet_and_nothing_begins_before
     assert!(others.contains("WontFitInWindow"), "{others:?}");
     let message = sim.status("web").message.clone().unwrap();
     assert!(
-        message.contains("expected to take 3m24s, but exclusion sale begins 2026-11-22T08:10:00Z; the next opens 2026-11-22T09:00:00Z"),
+        message.contains("expected to take 3m24s (p90 of the last 3 nodes), but exclusion sale begins 2026-11-22T08:10:00Z; the next that is long enough opens 2026-11-22T09:00:00Z"),
         "{message}"
     );
     let window = sim.status("web").window.clone().unwrap();

@@ -23,6 +23,7 @@ mod properties;
 mod recovery;
 mod rollout;
 mod schedules;
+mod short_windows;
 mod strange;
 mod topology;
 mod waves;

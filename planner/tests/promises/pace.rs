@@ -207,3 +207,118 @@ fn a_run_that_was_complete_is_told_of_as_such_though_its_plan_was_invalid_in_the
     sim.settle();
     assert_eq!(sim.status("web").history[0].outcome, "AllUpdated");
 }
+
+#[test]
+fn s4_what_was_learned_is_forgotten_where_somebody_edits_what_is_expected() {
+    let mut sim = slow(2, NIGHT);
+    sim.run_to(at("10:30"));
+    assert_eq!(sim.phase("web"), Some(Phase::Complete));
+    sim.edit("web", |spec| {
+        spec.target_version = "1.22.0".to_owned();
+        spec.maintenance_windows[1].end = Some(at("12:20"));
+    });
+    sim.settle();
+    let verdict = sim.verdict("n01");
+    assert!(
+        matches!(verdict, Verdict::WindowTooShort { samples: 2, .. }),
+        "{verdict:?}"
+    );
+    let message = verdict.to_string();
+    assert!(message.contains("p90 of the last 2 nodes"), "{message}");
+    assert!(
+        message.ends_with("edit expectedNodeDuration, which then counts again"),
+        "{message}"
+    );
+    sim.edit("web", |spec| spec.expected_node_duration = Span::minutes(20));
+    sim.settle();
+    assert_eq!(sim.verdict("n01").reason(), "OutsideWindow");
+    assert_eq!(sim.status("web").node_duration, None);
+    sim.run_to(at("12:00"));
+    assert_eq!(sim.granted().len(), 1);
+    sim.run_to(at("14:00"));
+    assert_eq!(
+        sim.status("web").node_duration.unwrap().samples,
+        1,
+        "and learned anew"
+    );
+}
+
+#[test]
+fn s4_of_a_node_that_was_on_its_way_when_the_ledger_was_lost_nothing_is_learned() {
+    let mut sim = slow(2, "monitoring: {minReady: 5m}\ntimeouts: {reboot: 1h}");
+    let first = sim.granted().remove(0);
+    sim.run_until("it is monitored", |sim| {
+        let shadow = sim.facts(&first).shadow.as_ref().unwrap();
+        shadow.spec.state == api::shadow::NodeState::MonitoringUpdate
+    });
+    sim.run_for(minutes(4));
+    sim.lose_ledger();
+    sim.run_for(minutes(6));
+    assert_eq!(sim.status("web").nodes.updated, 1);
+    assert_eq!(sim.status("web").node_duration, None, "it took no five minutes");
+    sim.run_until_phase("web", Phase::Complete);
+    let learned = sim.status("web").node_duration.unwrap();
+    assert_eq!(learned.samples, 1);
+    assert!(learned.p90.delta() > minutes(25), "{learned:?}");
+    sim.ends_well();
+}
+
+#[test]
+fn the_end_is_after_an_exclusion_that_begins_on_the_way() {
+    let mut sim = slow(
+        3,
+        "
+expectedNodeDuration: 27m
+monitoring: {minReady: 0s}
+timeouts: {reboot: 1h}
+exclusions: [{name: sale, start: 2026-11-22T08:40:00Z, end: 2026-11-22T11:00:00Z}]
+",
+    );
+    // One node by 08:27, which is too late for another; two from 11:00 on.
+    for when in ["08:05", "08:30", "08:45", "10:00"] {
+        sim.run_to(at(when));
+        let estimate = sim.status("web").estimated_completion;
+        assert!(
+            estimate.is_some_and(|estimate| estimate > at("11:50") && estimate < at("11:56")),
+            "at {when}: {estimate:?}"
+        );
+    }
+    sim.run_until_phase("web", Phase::Complete);
+    assert!(sim.now > at("11:50") && sim.now < at("11:56"), "{}", sim.now);
+}
+
+#[test]
+fn the_end_is_after_an_exclusion_that_began_while_a_node_reboots() {
+    let mut sim = slow(
+        2,
+        "
+expectedNodeDuration: 20m
+monitoring: {minReady: 0s}
+timeouts: {reboot: 1h}
+exclusions: [{name: sale, start: 2026-11-22T08:20:00Z, end: 2026-11-22T11:00:00Z}]
+",
+    );
+    sim.run_to(at("08:22"));
+    assert_eq!(sim.granted().len(), 1, "it finishes");
+    assert_eq!(sim.reasons(), ["Excluded"].into());
+    let estimate = sim.status("web").estimated_completion;
+    assert_eq!(
+        estimate,
+        Some(at("11:20")),
+        "the other one comes after the exclusion"
+    );
+}
+
+#[test]
+fn the_end_is_as_late_as_the_limit_of_the_install_makes_it() {
+    let mut sim = Sim::new();
+    sim.timing.reboot = minutes(25);
+    let plan =
+        "maxUnavailable: 4\nmonitoring: {minReady: 0s}\ntimeouts: {reboot: 1h}\nexpectedNodeDuration: 27m";
+    let mut sim = sim.nodes(4).plan("web", plan);
+    sim.world.settings.max_unavailable = Some(api::quantity::IntOrPercent::Int(1));
+    sim.settle();
+    assert_eq!(sim.granted().len(), 1);
+    let estimate = sim.status("web").estimated_completion.unwrap();
+    assert!(estimate >= at("09:46") && estimate < at("09:50"), "{estimate}");
+}

@@ -119,6 +119,8 @@ maintenanceWindows: [{name: w, start: 2026-11-22T08:00:00Z, end: 2026-11-22T08:2
     sim.settle();
     let waits = Verdict::WontFitInWindow {
         needs_seconds: 1200,
+        samples: 0,
+        from: None,
         closes: at("08:20"),
         exclusion: None,
         opens: Some(at("08:00") + hours(24)),
@@ -297,5 +299,5 @@ maintenanceWindows: [{name: short, schedule: '0 9 * * *', duration: 15m}]
     let mut sim = Sim::new().nodes(1).plan("web", short);
     sim.run_for(minutes(1));
     assert_eq!(sim.phase("web"), Some(Phase::WaitingForWindow));
-    assert_snapshot!(sim.status("web").message.clone().unwrap(), @"0 of 1 nodes run 1.21.0; n01: expected to take 20m, but the window that opens 2026-11-22T09:00:00Z is open for 15m: lengthen it, or lower expectedNodeDuration");
+    assert_snapshot!(sim.status("web").message.clone().unwrap(), @"0 of 1 nodes run 1.21.0; n01: expected to take 20m, but the longest window to come, which opens 2026-11-22T09:00:00Z, is open for 15m: lengthen it, or lower expectedNodeDuration");
 }

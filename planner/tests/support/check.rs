@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec},
     plan::{OnWindowEnd, UpdatePlanStatus},
+    quantity::Span,
     shadow::{BottlerocketShadowSpec, FailureReason, NodeState, acknowledges},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -36,6 +37,10 @@ pub struct Checker {
     permits: BTreeSet<(String, String, u32)>,
     /// How many seconds each plan's nodes took, by plan UID.
     took: BTreeMap<String, Vec<u32>>,
+    /// By what each plan expected its nodes to take, by plan UID.
+    expected: BTreeMap<String, Span>,
+    /// When each node was granted, by UID: as it was seen, whatever the ledger says of it since.
+    begun: BTreeMap<String, DateTime<Utc>>,
     /// When each node was cordoned last, by UID.
     cordoned: BTreeMap<String, DateTime<Utc>>,
     approvals: Approvals,
@@ -76,11 +81,13 @@ impl Checker {
             assert!(!change.by_fresh_nodes, "grants in a ledger that is made anew");
             let known = |(uid, entry): (&String, &PlanEntry)| (uid.clone(), entry.durations.clone());
             self.took = new.plans.iter().map(known).collect();
+            self.begun.clear();
             return;
         };
         self.count_failures(world, new);
         targets::check(now, world, old, new);
         self.order(now, world, old, new);
+        self.forget_durations(world);
         self.learn(now, world, old, new);
         let made: Vec<_> = new
             .grants
@@ -212,14 +219,30 @@ impl Checker {
             "S10: {who} in a wave that has not started"
         );
         self.granted.push((now, node.name.clone(), grant.clone()));
+        self.begun.insert(uid.to_owned(), now);
     }
 
-    /// How long each node took whose grant is over.
+    /// Who edits what nodes are expected to take forgets what they took.
+    fn forget_durations(&mut self, world: &World) {
+        for plan in &world.plans {
+            let expected = plan.spec.expected_node_duration;
+            let before = self.expected.insert(plan.uid.clone(), expected);
+            if before.is_some_and(|before| before != expected) {
+                self.took.remove(&plan.uid);
+            }
+        }
+    }
+
+    /// How long each node took whose grant is over. Of one that was granted in a ledger that is lost it is not known.
     fn learn(&mut self, now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &UpdateLedgerSpec) {
         for (uid, grant) in &old.grants {
             let over = !new.grants.contains_key(uid) && node_of(world, uid).is_some();
-            if over && grant.phase == GrantPhase::Monitoring && grant.ending.is_none() {
-                let took = (now - grant.granted_at).num_milliseconds();
+            let begun = self.begun.get(uid).filter(|_| over);
+            if let Some(begun) = begun
+                && grant.phase == GrantPhase::Monitoring
+                && grant.ending.is_none()
+            {
+                let took = (now - *begun).num_milliseconds();
                 let known = self.took.entry(grant.plan.clone()).or_default();
                 known.push(u32::try_from((took + 999) / 1000).unwrap());
                 if known.len() > 50 {

@@ -1,6 +1,6 @@
 //! What has to be remembered from revision to revision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use api::{
@@ -46,6 +46,8 @@ pub struct Tracks {
     last_release_of: BTreeMap<String, DateTime<Utc>>,
     /// How long each plan's nodes took from grant to release, by plan UID.
     took: BTreeMap<String, Vec<TimeDelta>>,
+    /// Plans whose `expectedNodeDuration` was edited, which forgets that: when, by the recorder, is not known exactly.
+    edited: BTreeSet<String>,
     /// Since when nodes of a plan have not run its target, by plan UID, with the target; only of plans with a window that
     /// depends on it.
     behind: BTreeMap<String, (String, DateTime<Utc>)>,
@@ -98,6 +100,16 @@ impl Tracks {
             }
             Change::Plan(pair) => {
                 if let Some(plan) = &pair.after {
+                    let expected = |plan: &UpdatePlan| plan.spec.expected_node_duration;
+                    let uid = plan.metadata.uid.clone().unwrap_or_default();
+                    if pair
+                        .before
+                        .as_ref()
+                        .is_some_and(|before| expected(before) != expected(plan))
+                    {
+                        self.took.remove(&uid);
+                        self.edited.insert(uid);
+                    }
                     self.asked.note(plan);
                 }
             }
@@ -194,8 +206,11 @@ impl Tracks {
             self.last_release_of.insert(uid.clone(), state.at);
             let run = (grant.plan.clone(), grant.run.clone());
             if LedgerChange::succeeded(uid, grant, state) {
-                let took = self.took.entry(grant.plan.clone()).or_default();
-                took.push(state.at - grant.granted_at);
+                // How long a node took that was granted in a ledger that is lost, the new one does not know.
+                if !grant.rebuilt {
+                    let took = self.took.entry(grant.plan.clone()).or_default();
+                    took.push(state.at - grant.granted_at);
+                }
                 *self
                     .runs
                     .entry(run.clone())
@@ -399,7 +414,8 @@ impl Tracks {
         let released = change
             .released
             .iter()
-            .filter(|(node, grant)| grant.plan == uid && LedgerChange::succeeded(node, grant, state));
+            .filter(|(node, grant)| grant.plan == uid && LedgerChange::succeeded(node, grant, state))
+            .filter(|(_, grant)| !grant.rebuilt);
         let released = released.map(|(_, grant)| state.at - grant.granted_at);
         let after: Vec<TimeDelta> = before.iter().copied().chain(released).collect();
         let expected = plan.spec.expected_node_duration.delta();
@@ -407,6 +423,7 @@ impl Tracks {
         [before, after.as_slice()]
             .map(|took| ninth_of_ten(took).map_or(expected, |took| took - LAG))
             .into_iter()
+            .chain(self.edited.contains(uid).then_some(expected))
             .min()
             .unwrap_or(expected)
     }

@@ -271,6 +271,7 @@ impl Story {
             phase_since: self.now,
             not_after: None,
             hosts_operator: false,
+            rebuilt: false,
             permit: None,
             ending: None,
         }
