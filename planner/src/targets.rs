@@ -2,7 +2,8 @@
 //!
 //! An exact target is the plan's own. With `latest` every variant and architecture has a target of its own: the newest version
 //! that is on offer to the plan's nodes of that kind, and has been for `minReleaseAge`, when the run first sees one. The ledger
-//! keeps it for the run. Once the run is complete, a newer one that a node needs begins the next.
+//! keeps it for the run. Once the run is complete, a newer one that a node needs begins the next, and so does an older one where
+//! that of the run has been taken back.
 
 use std::{borrow::Cow, cmp::Reverse, collections::BTreeMap};
 
@@ -136,7 +137,8 @@ pub(crate) fn freeze(
     entry.targets.sort();
 }
 
-/// Whether the run of this entry is complete, and a version is on offer by now that one of the plan's nodes needs. A paused or
+/// Whether the run of this entry is complete, and a version is on offer by now that one of the plan's nodes needs: a newer
+/// one, or an older one where the run's own is on offer to nobody any more. A paused or
 /// halted plan waits for people instead.
 pub(crate) fn is_superseded(planning: &mut Planning<'_>, owned: &Owned<'_>, entry: &PlanEntry) -> bool {
     let Some(valid) = owned.valid.as_ref().ok().filter(|valid| valid.target == LATEST) else {
@@ -169,8 +171,9 @@ pub(crate) fn is_superseded(planning: &mut Planning<'_>, owned: &Owned<'_>, entr
                 && node.opt_out.is_none()
                 && matches!(running(node), Running::Version(runs) if Version::parse(runs).is_ok_and(|runs| runs < newest))
         };
-        superseded |=
-            known.is_none_or(|known| known < newest) && owned.nodes.iter().any(|node| needed(&node));
+        // One that was taken back is waited for no longer where an older one helps.
+        let over = known.is_none_or(|known| known < newest || !offers.contains_key(&known));
+        superseded |= over && owned.nodes.iter().any(|node| needed(&node));
     }
     superseded
 }
