@@ -223,6 +223,9 @@ pub struct Ending {
     pub failure: Option<FailureReason>,
     /// at: when it was decided.
     pub at: DateTime<Utc>,
+    /// outlasted: whether it was because the window was over. The shadow remembers that for the run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub outlasted: bool,
 }
 
 impl Ending {

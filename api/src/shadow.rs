@@ -95,6 +95,10 @@ pub struct BottlerocketShadowSpec {
     /// failure: why the last attempt of this run failed, or why the node is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
+    /// outlasted: whether a window of this run was over before the node was done. It comes after the others then, and has failed where
+    /// that happens again. None: none was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outlasted: Option<bool>,
     /// stage: what the node is to download ahead of its turn. Only while `state` is Idle; nothing is activated, and the
     /// settings are put back once it is there (`status.staged_version`) or cannot be had. None: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -270,8 +270,10 @@ impl Verdict {
         match (self, other) {
             (Self::NotReady { .. }, Self::NotReady { .. })
             | (Self::AgentSilent { .. }, Self::AgentSilent { .. })
-            | (Self::Backoff { .. }, Self::Backoff { .. })
-            | (Self::ReleaseTooYoung { .. }, Self::ReleaseTooYoung { .. }) => true,
+            | (Self::Backoff { .. }, Self::Backoff { .. }) => true,
+            (Self::ReleaseTooYoung { version, .. }, Self::ReleaseTooYoung { version: other, .. }) => {
+                version == other
+            }
             (
                 Self::DomainBusy { key, max, busy, .. },
                 Self::DomainBusy {

@@ -85,9 +85,9 @@ pub(crate) fn turn<'a>(entry: &PlanEntry, wave: usize, node: &'a NodeFacts) -> i
         wave,
         // Each of their drains costs the operator a replica, or the way to it.
         node.hosts_operator,
-        // One that outlasts the windows comes after those that may not. One that has failed is not put off: until it is tried again
+        // One that has outlasted a window comes after those that may not. One that has failed is not put off: until it is tried again
         // it is not known whether the plan is to halt.
-        spec.map_or(0, |spec| machine::taken_back(spec, &entry.run)),
+        spec.is_some_and(|spec| machine::has_outlasted(spec, &entry.run)),
         waves::rank(&entry.run, &node.uid),
         node.uid.as_str(),
     )

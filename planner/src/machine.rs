@@ -37,7 +37,7 @@ pub(crate) struct Granted<'a> {
     pub retried_at: Option<DateTime<Utc>>,
     /// Why the grant is to be taken back, as long as no permit was given.
     pub withdraw: Option<String>,
-    /// Whether its window is over: by its own end, not by an edit.
+    /// Whether that is because its window is over: by its own end, not by an edit.
     pub outlasts: bool,
 }
 
@@ -106,7 +106,11 @@ pub(crate) fn step(g: &Granted<'_>) -> Step {
     }
     let before_permit = matches!(g.grant.phase, GrantPhase::Granted | GrantPhase::Drained);
     if let Some(reason) = g.withdraw.as_ref().filter(|_| before_permit) {
-        return g.outlast().unwrap_or_else(|| g.end(None, reason.clone()));
+        return if g.outlasts {
+            g.outlast(reason)
+        } else {
+            g.end(None, reason.clone())
+        };
     }
     match g.grant.phase {
         GrantPhase::Granted => g
@@ -219,12 +223,18 @@ impl Granted<'_> {
             return self.end(Some(reason), message);
         }
         let deadline = cordon.cordoned_at + self.limits.drain;
+        // Where a window was over before that, the next would be, too.
+        let own_deadline = if self.has_outlasted() {
+            deadline.min(cordon.cordoned_at + self.settings.release_wait)
+        } else {
+            deadline
+        };
         // A leader that is new knows nothing of the pods yet, and must not take that for a failure.
         let known_by = deadline + self.settings.release_wait;
         match &self.node.drain {
             Some(DrainFacts { left: 0, .. }) => return Step::change("drained", Change::Drained),
             // The operator's own pods are never what its work fails for: those that no budget lets go stay.
-            Some(facts) if self.now >= deadline && facts.left == facts.own => {
+            Some(facts) if self.now >= own_deadline && facts.left == facts.own => {
                 return Step::change("drained", Change::Drained);
             }
             facts if self.now >= if facts.is_some() { deadline } else { known_by } => {
@@ -241,9 +251,10 @@ impl Granted<'_> {
             || "draining".to_owned(),
             |facts| format!("draining, {}", describe_drain(facts)),
         );
+        let times = [own_deadline, deadline, known_by];
         Step {
             drain: Some(cordon.cordoned_at),
-            ..Step::wait(doing, Some(if self.now < deadline { deadline } else { known_by }))
+            ..Step::wait(doing, times.into_iter().find(|at| *at > self.now))
         }
     }
 
@@ -351,8 +362,15 @@ impl Granted<'_> {
                 message,
                 failure,
                 at: self.now,
+                outlasted: false,
             }),
         )
+    }
+
+    /// Whether the node has outlasted a window of this run before.
+    fn has_outlasted(&self) -> bool {
+        let shadow = self.node.shadow.as_ref();
+        shadow.is_some_and(|shadow| has_outlasted(&shadow.spec, &self.grant.run))
     }
 
     fn uncordon(&self, cordon: &Disruption) -> Action {
@@ -408,6 +426,10 @@ impl Granted<'_> {
             (None, NodeState::Idle) => None,
             (None, _) => before.cloned(),
         };
+        let outlasted = match ending {
+            None if state == NodeState::Idle => false,
+            _ => ending.is_some_and(|ending| ending.outlasted) || self.has_outlasted(),
+        };
         let version = (ending.is_none()).then(|| self.grant.to.clone());
         let downgrade = version.is_some() && is_older(&self.grant.to, &self.grant.from);
         let spec = BottlerocketShadowSpec {
@@ -421,6 +443,7 @@ impl Granted<'_> {
             attempt: Some(self.grant.attempt),
             from_version: Some(self.grant.from.clone()),
             failure,
+            outlasted: outlasted.then_some(true),
             stage: None,
         };
         Action::SetShadow {
@@ -443,11 +466,9 @@ pub(crate) fn failure_in_run<'a>(
         .filter(counts)
 }
 
-/// How many attempts in a run were taken back before they could fail, as where their window closed.
-pub(crate) fn taken_back(spec: &BottlerocketShadowSpec, run: &str) -> u32 {
-    let made = spec.attempt.filter(|_| spec.run.as_deref() == Some(run));
-    let failed = spec.failure.as_ref().map_or(0, |failure| failure.count);
-    made.unwrap_or(0).saturating_sub(failed)
+/// Whether a node has outlasted a window of the run.
+pub(crate) fn has_outlasted(spec: &BottlerocketShadowSpec, run: &str) -> bool {
+    spec.outlasted == Some(true) && spec.run.as_deref() == Some(run)
 }
 
 pub(crate) fn acknowledged(shadow: &ShadowFacts) -> bool {

@@ -24,6 +24,9 @@ use crate::{
 /// A clock that disagrees with the Kubernetes API's by this much grants nothing.
 pub(crate) const MAX_CLOCK_SKEW: TimeDelta = TimeDelta::seconds(30);
 
+/// Why a grant is taken back where nothing else is wrong than the time.
+const WINDOW_CLOSED: &str = "the window is closed";
+
 /// Decides what is to be done at `now` in `world`. Pure: the same arguments give the same answer, in whatever order
 /// plans and nodes are listed.
 ///
@@ -198,6 +201,7 @@ impl<'a> Planning<'a> {
                 .plans
                 .get(&grant.plan)
                 .filter(|entry| entry.run == grant.run);
+            let withdraw = self.why_withdraw(&grant, node, owned);
             let step = machine::step(&Granted {
                 now: self.now,
                 settings: &self.world.settings,
@@ -206,8 +210,10 @@ impl<'a> Planning<'a> {
                 plan: &plan_name,
                 limits: valid.map_or(&default_limits, |v| &v.limits),
                 retried_at: entry.and_then(|entry| entry.actions.retried_at),
-                withdraw: self.why_withdraw(&grant, node, owned),
-                outlasts: !edited && grant.not_after.is_some_and(|at| self.now >= at),
+                outlasts: withdraw.as_deref() == Some(WINDOW_CLOSED)
+                    && !edited
+                    && grant.not_after.is_some_and(|at| self.now >= at),
+                withdraw,
             });
             if let Some(at) = step.wake {
                 self.wake(at);
@@ -312,7 +318,7 @@ impl<'a> Planning<'a> {
             // Whatever the grant says: the plan's windows count.
             || (matches!(owned.window, WindowState::Closed { .. }) && !may_finish(grant, node, owned))
         {
-            Some("the window is closed".to_owned())
+            Some(WINDOW_CLOSED.to_owned())
         } else {
             None
         }

@@ -115,6 +115,7 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
                 failure: Some(failure.map_or(FailureReason::StageFailed, |failure| failure.reason)),
                 // The same instant, so that a failure that was counted is not counted again.
                 at: failure.map_or(now, |failure| failure.at),
+                outlasted: false,
             });
         }
         NodeState::Idle => {
@@ -124,6 +125,7 @@ fn implied_grant(now: DateTime<Utc>, world: &World, node: &NodeFacts) -> Option<
                 message,
                 failure: None,
                 at: now,
+                outlasted: false,
             });
         }
     }

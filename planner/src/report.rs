@@ -174,7 +174,8 @@ fn active(planning: &Planning<'_>, rollout: &Rollout<'_>) -> Vec<ActiveNode> {
         .filter(|(member, _)| member.place == Place::Granted)
         .filter_map(|(m, verdict)| Some((m.node, planning.ledger.grants.get(&m.node.uid)?, verdict)));
     let mut granted: Vec<(&NodeFacts, &Grant, &Option<Verdict>)> = granted.collect();
-    granted.sort_by_key(|(node, grant, _)| (grant.granted_at, node.name.as_str()));
+    // Who is held up is told of in any case.
+    granted.sort_by_key(|(node, grant, verdict)| (verdict.is_none(), grant.granted_at, node.name.as_str()));
     granted
         .into_iter()
         .take(NAMED)

@@ -85,6 +85,11 @@ fn unanswered_since(grant: &Grant, node: &NodeFacts, shadow: &ShadowFacts) -> Op
             let ready = back.then_some(node.ready_changed)?;
             Some(ready.map_or(grant.phase_since, |ready| ready.max(grant.phase_since)))
         }
+        // It asks for its permit meanwhile, and is told to wait as long as a pod is left.
+        (NodeState::RebootedIntoUpdate, GrantPhase::Drained) => {
+            let gone = (!node.agent.ready).then_some(node.agent.since)?;
+            Some(gone.map_or(asked, |gone| gone.max(asked)))
+        }
         _ => Some(asked),
     }
 }
@@ -152,11 +157,10 @@ mod tests {
 
     #[test]
     fn an_agent_is_silent_from_the_instruction_on_that_it_has_not_answered() {
-        use NodeState::{ErrorReset, Idle, MonitoringUpdate, RebootedIntoUpdate, StagedAndPerformedUpdate};
+        use NodeState::{ErrorReset, Idle, MonitoringUpdate, StagedAndPerformedUpdate};
         let as_told = |_: &mut NodeFacts| {};
         for (state, phase) in [
             (StagedAndPerformedUpdate, GrantPhase::Granted),
-            (RebootedIntoUpdate, GrantPhase::Drained),
             (MonitoringUpdate, GrantPhase::Monitoring),
             (Idle, GrantPhase::Monitoring),
             (ErrorReset, GrantPhase::Withdrawing),
@@ -187,6 +191,17 @@ mod tests {
             silent_since(NodeState::ErrorReset, GrantPhase::Withdrawing, refuses),
             Some(at(10))
         );
+    }
+
+    #[test]
+    fn an_agent_that_waits_for_its_permit_is_silent_only_once_its_pod_is_gone() {
+        let (state, phase) = (NodeState::RebootedIntoUpdate, GrantPhase::Drained);
+        assert_eq!(silent_since(state, phase, |_| {}), None);
+        let gone = |node: &mut NodeFacts| {
+            node.agent.ready = false;
+            node.agent.since = Some(at(12));
+        };
+        assert_eq!(silent_since(state, phase, gone), Some(at(12)));
     }
 
     #[test]

@@ -273,9 +273,9 @@ impl Windows {
     /// The first window that opens after `at` and is open for so long.
     pub(crate) fn room(&self, at: DateTime<Utc>, long: TimeDelta) -> Room {
         let mut longest: Option<(TimeDelta, DateTime<Utc>, WindowState)> = None;
-        let mut at = at;
+        let mut next = self.opens_after(at);
         for _ in 0..LOOKED_AT {
-            let Some(Opening { at: opens, .. }) = self.opens_after(at) else {
+            let Some(Opening { at: opens, .. }) = next.filter(|next| next.at < at + FAR) else {
                 break;
             };
             let then = self.at(opens);
@@ -290,7 +290,10 @@ impl Windows {
             if longest.as_ref().is_none_or(|(most, ..)| open > *most) {
                 longest = Some((open, opens, then));
             }
-            at = opens;
+            next = match self.at(closes) {
+                WindowState::Closed { next, .. } => next,
+                WindowState::Always | WindowState::Open { .. } => None,
+            };
         }
         longest.map_or(Room::None, |(open, opens, then)| Room::TooShort {
             opens,

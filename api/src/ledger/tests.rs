@@ -50,6 +50,7 @@ fn withdrawn(seconds: i64) -> Ending {
         message: "the window closes".into(),
         failure: None,
         at: at(seconds),
+        outlasted: false,
     }
 }
 
@@ -196,6 +197,7 @@ fn a_failure_ends_a_grant_in_any_phase_and_its_permit() {
         message: "gone".into(),
         failure: Some(FailureReason::RebootTimeout),
         at,
+        outlasted: false,
     };
     let mut ledger = sample(GrantPhase::Drained);
     ledger.permit("n", "r1", 1, "a", at(5)).unwrap();

@@ -1,24 +1,37 @@
 //! The way out of a grant that ends without an update.
 
 use api::{
-    ledger::{GrantPhase, PERMIT_VALIDITY},
+    ledger::{Ending, GrantPhase, PERMIT_VALIDITY},
     shadow::{FailureReason, NodeState},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Change, Granted, Step, acknowledged, describe_drain, taken_back};
+use super::{Change, Granted, Step, acknowledged, describe_drain};
 
 impl Granted<'_> {
     /// A node whose window is over is tried again in the next one. But where that was so before in this run it would be for ever,
     /// however long its timeouts are: so it has failed, as when those are over.
-    pub(super) fn outlast(&self) -> Option<Step> {
-        let spec = &self.node.shadow.as_ref()?.spec;
-        let earlier = taken_back(spec, &self.grant.run).saturating_sub(u32::from(self.is_ours(spec)));
-        if !self.outlasts || earlier == 0 {
-            return None;
-        }
+    pub(super) fn outlast(&self, reason: &str) -> Step {
+        let failure = self.has_outlasted().then(|| self.what_is_not_done()).flatten();
+        let (failure, message) = failure.map_or_else(
+            || (None, reason.to_owned()),
+            |(failure, what)| (Some(failure), format!("again outlasted its window: {what}")),
+        );
+        Step::change(
+            message.clone(),
+            Change::End(Ending {
+                message,
+                failure,
+                at: self.now,
+                outlasted: true,
+            }),
+        )
+    }
+
+    /// What a node that is granted was to do and has not done. None: that is not known, or no fault of the node.
+    fn what_is_not_done(&self) -> Option<(FailureReason, String)> {
         let drain = self.node.drain.as_ref();
-        let (failure, what) = match (self.grant.phase, &self.node.disruption) {
+        Some(match (self.grant.phase, &self.node.disruption) {
             (GrantPhase::Granted, None) => (
                 FailureReason::StageTimeout,
                 format!("{} was not staged", self.grant.to),
@@ -35,9 +48,7 @@ impl Granted<'_> {
                 FailureReason::RebootTimeout,
                 "the node was not given its reboot permit".to_owned(),
             ),
-        };
-        let message = format!("again outlasted its window: {what}");
-        Some(self.end(Some(failure), message))
+        })
     }
 
     /// Shadow, then node, then ledger.

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use api::{plan::Phase, shadow::FailureReason, verdict::Verdict};
+use api::{ledger::GrantPhase, plan::Phase, shadow::FailureReason, verdict::Verdict};
+use planner::world::DrainFacts;
 use proptest::{prelude::*, test_runner::RngSeed};
 
 use crate::support::{Fault, Sim, at, hours, minutes, seconds};
@@ -134,4 +135,42 @@ fn l8_the_others_come_first_in_the_window_after_the_one_that_a_node_has_outlaste
     sim.break_node(&first, Fault::DrainBlocked);
     sim.run_to(at("09:09"));
     assert_eq!(sim.status("web").nodes.updated, 2, "{}", sim.describe("web"));
+}
+
+#[test]
+fn l1_who_was_paused_or_retried_has_outlasted_nothing() {
+    let spec = format!("{SHORT}failurePolicy: {{retries: 0, threshold: 1}}");
+    let mut sim = Sim::new().nodes(1).plan("web", &spec);
+    sim.break_node("n01", Fault::DrainBlocked);
+    sim.run_to(at("08:04"));
+    sim.edit("web", |spec| spec.paused = true);
+    sim.run_for(minutes(1));
+    assert!(sim.ledger().grants.is_empty());
+    sim.edit("web", |spec| spec.paused = false);
+    sim.run_to(at("08:30"));
+    assert_eq!(sim.checker.granted.len(), 2);
+    assert_eq!(sim.verdict("n01").reason(), "OutsideWindow", "its first window");
+    sim.run_to(at("09:30"));
+    assert_eq!(sim.verdict("n01").reason(), "Failed");
+}
+
+#[test]
+fn l1_pods_of_the_operator_alone_do_not_keep_a_node_for_a_second_window() {
+    let mut sim = Sim::new().nodes(1).plan("web", SHORT);
+    sim.retime("n01", |timing| timing.drain = hours(30));
+    for (clock, phase) in [("08:10", GrantPhase::Granted), ("09:03", GrantPhase::Rebooting)] {
+        sim.run_to(at(clock) - minutes(1));
+        sim.run_until("the cordon", |sim| sim.facts("n01").drain.is_some());
+        sim.facts_mut("n01").drain = Some(DrainFacts {
+            left: 1,
+            own: 1,
+            blocked: None,
+        });
+        sim.hidden_mut("n01").pods = 0;
+        sim.run_to(at(clock) - seconds(1));
+        let phase_now = sim.ledger().grants.values().next().map(|grant| grant.phase);
+        assert_eq!(phase_now, Some(phase), "at {clock}");
+        sim.run_to(at(clock) + minutes(10));
+    }
+    assert_eq!(sim.phase("web"), Some(Phase::Complete), "{}", sim.story());
 }

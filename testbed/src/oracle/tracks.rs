@@ -46,8 +46,12 @@ pub struct Tracks {
     last_release_of: BTreeMap<String, DateTime<Utc>>,
     /// How long each plan's nodes took from grant to release, by plan UID.
     took: BTreeMap<String, Vec<TimeDelta>>,
-    /// Plans whose `expectedNodeDuration` was edited, which forgets that: when, by the recorder, is not known exactly.
-    edited: BTreeSet<String>,
+    /// Plans whose `expectedNodeDuration` was edited, and the generation that this made: once the ledger knows that, it is forgotten
+    /// what nodes took before.
+    edited: BTreeMap<String, i64>,
+    /// Grants that came back after the loss of their ledger, which does not know how long their nodes took: UID and when it says that
+    /// they were made.
+    again: BTreeSet<(String, DateTime<Utc>)>,
     /// Since when nodes of a plan have not run its target, by plan UID, with the target; only of plans with a window that
     /// depends on it.
     behind: BTreeMap<String, (String, DateTime<Utc>)>,
@@ -107,8 +111,8 @@ impl Tracks {
                         .as_ref()
                         .is_some_and(|before| expected(before) != expected(plan))
                     {
-                        self.took.remove(&uid);
-                        self.edited.insert(uid);
+                        let generation = plan.metadata.generation.unwrap_or_default();
+                        self.edited.insert(uid, generation);
                     }
                     self.asked.note(plan);
                 }
@@ -190,9 +194,24 @@ impl Tracks {
             .iter()
             .flat_map(|l| &l.spec.grants)
         {
-            self.lost.remove(uid);
+            if self
+                .lost
+                .remove(uid)
+                .is_some_and(|lost| lost.attempt == grant.attempt)
+            {
+                self.again.insert((uid.clone(), grant.granted_at));
+            }
             self.note_grant(uid, grant);
         }
+        let known = |uid: &str| Some(change.after.as_ref()?.plans.get(uid)?.generation);
+        let took = &mut self.took;
+        self.edited.retain(|uid, edited| {
+            let forgets = known(uid).is_some_and(|known| known >= *edited);
+            if forgets {
+                took.remove(uid);
+            }
+            !forgets
+        });
         self.note_retries(change);
         for (uid, grant) in &change.made {
             let run = self
@@ -207,7 +226,7 @@ impl Tracks {
             let run = (grant.plan.clone(), grant.run.clone());
             if LedgerChange::succeeded(uid, grant, state) {
                 // How long a node took that was granted in a ledger that is lost, the new one does not know.
-                if !grant.rebuilt {
+                if !self.again.contains(&(uid.clone(), grant.granted_at)) {
                     let took = self.took.entry(grant.plan.clone()).or_default();
                     took.push(state.at - grant.granted_at);
                 }
@@ -415,7 +434,7 @@ impl Tracks {
             .released
             .iter()
             .filter(|(node, grant)| grant.plan == uid && LedgerChange::succeeded(node, grant, state))
-            .filter(|(_, grant)| !grant.rebuilt);
+            .filter(|(node, grant)| !self.again.contains(&(node.clone(), grant.granted_at)));
         let released = released.map(|(_, grant)| state.at - grant.granted_at);
         let after: Vec<TimeDelta> = before.iter().copied().chain(released).collect();
         let expected = plan.spec.expected_node_duration.delta();
@@ -423,7 +442,8 @@ impl Tracks {
         [before, after.as_slice()]
             .map(|took| ninth_of_ten(took).map_or(expected, |took| took - LAG))
             .into_iter()
-            .chain(self.edited.contains(uid).then_some(expected))
+            // Whether the edit is known to who grants is seen by this very write.
+            .chain(self.edited.contains_key(uid).then_some(expected))
             .min()
             .unwrap_or(expected)
     }

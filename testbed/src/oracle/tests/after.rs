@@ -35,6 +35,7 @@ fn withdraw(story: &mut Story, node: &str) {
         message: "withdrawn".into(),
         failure: None,
         at: story.now,
+        outlasted: false,
     };
     story.edit_grant(node, |grant| {
         grant.phase = GrantPhase::Withdrawing;
@@ -161,6 +162,7 @@ fn s9_a_flag_that_is_not_taken_back_is_seen() {
             message: "x".into(),
             failure: None,
             at,
+            outlasted: false,
         });
     });
     story.wait(2);

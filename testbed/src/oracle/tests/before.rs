@@ -151,6 +151,7 @@ fn s2_a_permit_for_a_grant_that_is_withdrawn_is_seen() {
             message: "x".into(),
             failure: None,
             at,
+            outlasted: false,
         });
     });
     story.edit_grant("a", |grant| grant.phase = GrantPhase::Rebooting);

@@ -29,6 +29,7 @@ fn ending(story: &Story, message: &str) -> Ending {
         message: message.into(),
         failure: None,
         at: story.now,
+        outlasted: false,
     }
 }
 

@@ -27,6 +27,7 @@ fn left_alone(reason: FailureReason, refresh: Option<(&[&str], bool)>) -> Story 
             message: "left alone".into(),
             failure: Some(reason),
             at,
+            outlasted: false,
         });
     });
     story.release("a");

@@ -321,6 +321,7 @@ impl Story {
                 message: "x".into(),
                 failure,
                 at,
+                outlasted: false,
             });
         });
         self.edit_shadow(node, |shadow| {
@@ -329,6 +330,7 @@ impl Story {
                 message: "x".into(),
                 failure,
                 at,
+                outlasted: false,
             };
             shadow.spec.failure = ending.as_failure(before).or(shadow.spec.failure.take());
         });
