@@ -123,7 +123,9 @@ pub struct PlanEntry {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub durations: Vec<u32>,
     /// expectedNodeDuration: the plan's, by which `durations` were learned: an edit of it forgets them.
+    // Written by the controller alone; the rules of a duration, for each of many plans, are more than a schema may cost.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
     pub expected_node_duration: Option<Span>,
     /// heldSince: since when the waves that are open wait for nothing but nodes that cannot be updated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
