@@ -295,6 +295,61 @@ fn s4_a_grant_that_does_not_fit_by_the_nodes_before_is_seen() {
 }
 
 #[test]
+fn s4_what_nodes_took_counts_whatever_the_ledger_says_of_it() {
+    let mut story = unfinished(&["a", "b"], windowed(500));
+    story.grant_as("a", |grant| grant.rebuilt = true);
+    story.wait(200);
+    story.empty("a");
+    story.permit("a");
+    story.complete("a");
+    story.wait(160);
+    story.grant("b");
+    story.breaks(Promise::S4, "before the window closes");
+}
+
+#[test]
+fn s4_what_a_node_took_whose_ledger_was_lost_does_not_count() {
+    let mut story = unfinished(&["a", "b"], windowed(500));
+    story.grant("a");
+    let (uid, now) = (story.uid_of("a"), story.now);
+    story.rebuild_ledger(|ledger| {
+        let grant = ledger.grants.get_mut(&uid).unwrap();
+        (grant.granted_at, grant.rebuilt) = (now, true);
+    });
+    story.wait(200);
+    story.empty("a");
+    story.permit("a");
+    story.complete("a");
+    story.wait(160);
+    story.grant("b");
+    story.is_clean();
+}
+
+#[test]
+fn s4_an_edit_of_what_is_expected_forgets_what_nodes_took_once() {
+    let story = |edited: u32, took: i64| {
+        let mut story = unfinished(&["a", "b", "c"], windowed(900));
+        for (node, took) in [("a", 200), ("b", took)] {
+            story.grant(node);
+            story.wait(took);
+            story.empty(node);
+            story.permit(node);
+            story.complete(node);
+            if node == "a" {
+                let edited = api::quantity::Span::seconds(edited);
+                story.edit_spec(|plan| plan.spec.expected_node_duration = edited);
+            }
+        }
+        story.wait(560 - took);
+        story.grant("c");
+        story
+    };
+    story(61, 0).is_clean();
+    story(60, 0).breaks(Promise::S4, "before the window closes");
+    story(61, 200).breaks(Promise::S4, "before the window closes");
+}
+
+#[test]
 fn s4_a_cordon_after_the_close_is_seen() {
     let mut story = unfinished(&["a"], windowed(125));
     story.grant("a");
