@@ -440,6 +440,10 @@ impl<'a> Planning<'a> {
                 events: self.events,
             });
         }
+        let nodes = rollouts
+            .iter()
+            .map(|rollout| rollout.members.len() + rollout.owned.lost.len());
+        decisions.verdicts.reserve_exact(nodes.sum());
         for rollout in rollouts {
             rollout.verdicts(&mut decisions.verdicts);
         }

@@ -62,7 +62,6 @@ impl Rollout<'_> {
             (*node, Verdict::OtherPlan { name })
         });
         let plan: Arc<str> = owned.facts.name.as_str().into();
-        all.reserve(members.len() + owned.lost.len());
         all.extend(own.chain(lost).map(|(node, verdict)| NodeVerdict {
             node: node.name.clone(),
             plan: Arc::clone(&plan),
