@@ -225,8 +225,8 @@ pub struct Ending {
     pub failure: Option<FailureReason>,
     /// at: when it was decided.
     pub at: DateTime<Utc>,
-    /// outlasted: whether it was because the window was over. The shadow remembers that for the run.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    /// outlasted: whether it was because the window was over. The shadow remembers that for the run. Default false.
+    #[serde(default, skip_serializing_if = "is_false")]
     pub outlasted: bool,
 }
 

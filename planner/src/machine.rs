@@ -356,13 +356,17 @@ impl Granted<'_> {
     }
 
     fn end(&self, failure: Option<FailureReason>, message: String) -> Step {
+        self.end_as(failure, message, false)
+    }
+
+    fn end_as(&self, failure: Option<FailureReason>, message: String, outlasted: bool) -> Step {
         Step::change(
             message.clone(),
             Change::End(Ending {
                 message,
                 failure,
                 at: self.now,
-                outlasted: false,
+                outlasted,
             }),
         )
     }

@@ -120,23 +120,12 @@ pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> 
         Some(fixed.get(&wave.name).map_or(size, |fixed| *fixed as usize))
     };
     let open_wave = entry.open_wave as usize;
-    let mut assignment = waves::assign(
-        valid,
-        &entry.run,
-        &rollout.members,
-        &owned.fits,
-        open_wave,
-        size_of,
-    );
+    let run = entry.run.clone();
+    let assign =
+        |members: &[Member<'_>]| waves::assign(valid, &run, members, &owned.fits, open_wave, size_of);
+    let mut assignment = assign(&rollout.members);
     if held::skip(planning, &mut rollout, valid, &mut entry, &assignment) {
-        assignment = waves::assign(
-            valid,
-            &entry.run,
-            &rollout.members,
-            &owned.fits,
-            open_wave,
-            size_of,
-        );
+        assignment = assign(&rollout.members);
     }
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);

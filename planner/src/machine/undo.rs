@@ -1,7 +1,7 @@
 //! The way out of a grant that ends without an update.
 
 use api::{
-    ledger::{Ending, GrantPhase, PERMIT_VALIDITY},
+    ledger::{GrantPhase, PERMIT_VALIDITY},
     shadow::{FailureReason, NodeState},
 };
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,15 +17,7 @@ impl Granted<'_> {
             || (None, reason.to_owned()),
             |(failure, what)| (Some(failure), format!("again outlasted its window: {what}")),
         );
-        Step::change(
-            message.clone(),
-            Change::End(Ending {
-                message,
-                failure,
-                at: self.now,
-                outlasted: true,
-            }),
-        )
+        self.end_as(failure, message, true)
     }
 
     /// What a node that is granted was to do and has not done. None: that is not known, or no fault of the node.

@@ -587,7 +587,6 @@ impl VirtualNode {
     }
 }
 
-/// What a kubelet calls the image of this version.
 /// Before it changes settings to stage, an agent reports what they are; from then on it acknowledges nothing.
 fn says_that_it_begins(facts: &mut NodeFacts, version: String) {
     if let Some(status) = facts.shadow.as_mut().and_then(|shadow| shadow.status.as_mut()) {
@@ -600,6 +599,7 @@ fn says_that_it_begins(facts: &mut NodeFacts, version: String) {
     }
 }
 
+/// What a kubelet calls the image of this version.
 fn os_image(version: &str, variant: &str) -> String {
     format!("Bottlerocket OS {version} ({variant})")
 }
