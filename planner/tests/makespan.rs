@@ -45,6 +45,7 @@ struct Fleet {
     /// How many nodes the first wave takes, and how long it soaks.
     canaries: usize,
     soak: TimeDelta,
+    min_ready: TimeDelta,
     /// For how long the window is open every day. None: there are no windows.
     open: Option<TimeDelta>,
 }
@@ -93,13 +94,14 @@ fn fleet(seed: u64) -> Fleet {
         1 + dice.below(3) as usize
     };
     let soak = dice.seconds(0, 3600);
+    let min_ready = dice.seconds(0, 120);
     let mut spec = json!({
         "targetVersion": "1.21.0",
         "nodeSelector": {},
         "maxUnavailable": places,
         "drain": {"timeout": "1h"},
         "timeouts": {"stage": "1h", "reboot": "1h"},
-        "monitoring": {"minReady": format!("{}s", dice.below(120)), "timeout": "1h"},
+        "monitoring": {"minReady": format!("{}s", min_ready.num_seconds()), "timeout": "1h"},
         "expectedNodeDuration": "1s",
     });
     if canaries > 0 {
@@ -112,6 +114,7 @@ fn fleet(seed: u64) -> Fleet {
         places,
         canaries,
         soak,
+        min_ready,
         open,
     }
 }
@@ -134,11 +137,12 @@ fn story(groups: Vec<Group>, spec: &Value) -> Story {
     }
 }
 
-/// How long one node takes where it is alone, and nothing closes.
-fn alone(group: &Group, spec: &Value) -> TimeDelta {
-    let mut spec = spec.clone();
-    spec.as_object_mut().unwrap().remove("waves");
-    makespan(&simulate(&story(vec![group.clone()], &spec)).unwrap())
+/// How long one node takes, as what it does takes: image, drain, the answer that asks for the permit, a second until the
+/// machine goes down, the boot until it is Ready and has reported, `minReady`, the answer that all is put back. Nothing of it
+/// comes from the planner: one that keeps a node longer than that is seen.
+fn takes(timing: &Timing, min_ready: TimeDelta) -> TimeDelta {
+    let asks = timing.agent + TimeDelta::seconds(1);
+    timing.stage + timing.drain + asks + timing.reboot + timing.ready.max(timing.agent) + min_ready + timing.agent
 }
 
 fn makespan(outcome: &Outcome) -> TimeDelta {
@@ -198,7 +202,7 @@ fn a_rollout_takes_no_longer_than_a_greedy_schedule() {
         let all: Vec<TimeDelta> = fleet
             .groups
             .iter()
-            .map(|group| alone(group, &fleet.spec))
+            .map(|group| takes(&group.timing, fleet.min_ready))
             .collect();
         let longest = *all.iter().max().unwrap();
         if let Some(open) = fleet.open {
@@ -246,7 +250,7 @@ fn a_rollout_takes_no_longer_than_a_greedy_schedule() {
             }
         }
         assert!(
-            ratio <= WITHIN,
+            (1.0..=WITHIN).contains(&ratio),
             "fleet {seed}: {} nodes, {} places: {took} beside {bound}, {ratio:.4}",
             order.len(),
             fleet.places
