@@ -37,9 +37,10 @@ pub(crate) struct Owned<'a> {
     pub lost: Vec<(&'a NodeFacts, &'a str)>,
 }
 
-/// The few nodes on which something is to be seen of an update, found as all are gone through once: a fleet does not fit into
-/// the processor's caches.
+/// What is found as all nodes are gone through once: a fleet does not fit into the processor's caches.
 pub(crate) struct Marked<'a> {
+    /// The plan of each node that has one, in the order in which nodes are gone through.
+    pub plans: Vec<usize>,
     /// Those that have a grant as this round begins, by UID.
     pub granted: HashMap<&'a str, &'a NodeFacts>,
     /// Those that are cordoned by us, or told to do something, by name.
@@ -178,6 +179,7 @@ pub(crate) fn owned<'a>(
     let mut nodes: Vec<&NodeFacts> = world.nodes.iter().collect();
     nodes.sort_by(|a, b| (&a.name, &a.uid).cmp(&(&b.name, &b.uid)));
     let mut marked = Marked {
+        plans: Vec::with_capacity(nodes.len()),
         granted: HashMap::with_capacity(grants.len()),
         touched: Vec::new(),
         ahead: Vec::new(),
@@ -210,6 +212,7 @@ pub(crate) fn owned<'a>(
             }
         }
         if let Some(owner) = owner {
+            marked.plans.push(owner);
             let plan = &mut plans[owner];
             plan.nodes.push(node);
             plan.granted.push(grant.is_some());

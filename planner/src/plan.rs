@@ -59,9 +59,11 @@ fn decide(now: DateTime<Utc>, world: &World) -> Decisions {
     planning.step_grants(&plans);
     planning.repair();
     planning.count_down();
+    let looked = rollout::look(&mut planning, &plans);
     let rollouts: Vec<_> = plans
         .iter()
-        .map(|owned| rollout::rollout(&mut planning, owned))
+        .zip(looked)
+        .map(|(owned, looked)| rollout::rollout(&mut planning, owned, looked))
         .collect();
     planning.finish(&plans, rollouts)
 }
@@ -88,7 +90,7 @@ pub(crate) struct Planning<'a> {
     pub doing: HashMap<String, String>,
     drains: Vec<DrainOrder>,
     look_again: Option<DateTime<Utc>>,
-    /// The nodes on which something is to be seen of an update.
+    /// What was found as all nodes were gone through.
     pub marked: Marked<'a>,
     /// The install's own limit, and the nodes without a grant that spend it.
     pub install: Option<(usize, Vec<String>)>,

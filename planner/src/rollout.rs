@@ -70,25 +70,67 @@ impl Rollout<'_> {
     }
 }
 
+/// What a plan's nodes are to its run, before anything is decided for it.
+pub(crate) struct Looked<'a> {
+    entry: Option<PlanEntry>,
+    members: Vec<Member<'a>>,
+    verdicts: Vec<Option<Verdict>>,
+    down: Vec<usize>,
+    unavailable: Vec<String>,
+}
+
+/// Looks at every node once, for all plans, in the order in which nodes were told apart: going through them plan by plan
+/// would go through the whole of a big fleet's memory for each plan.
+pub(crate) fn look<'a>(planning: &mut Planning<'_>, plans: &'a [Owned<'a>]) -> Vec<Looked<'a>> {
+    let mut all: Vec<Looked<'a>> = plans
+        .iter()
+        .map(|owned| Looked {
+            entry: planning.ledger.plans.get(&owned.facts.uid).cloned(),
+            members: Vec::with_capacity(owned.nodes.len()),
+            verdicts: Vec::with_capacity(owned.nodes.len()),
+            down: Vec::new(),
+            unavailable: Vec::new(),
+        })
+        .collect();
+    let mut versions = Versions::default();
+    for plan in std::mem::take(&mut planning.marked.plans) {
+        let (owned, looked) = (&plans[plan], &mut all[plan]);
+        let (entry, valid) = (looked.entry.as_ref(), owned.valid.as_ref().ok());
+        let i = looked.members.len();
+        let member = member(
+            planning,
+            &mut versions,
+            owned.nodes[i],
+            owned.granted[i],
+            entry,
+            valid,
+        );
+        if let Some(words) = why_unavailable(&member) {
+            looked.down.push(i);
+            looked.unavailable.push(words);
+        }
+        looked.verdicts.push(standing(planning, &member, entry, valid));
+        looked.members.push(member);
+    }
+    all
+}
+
 /// Decides a plan's next grants.
-pub(crate) fn rollout<'a>(planning: &mut Planning<'_>, owned: &'a Owned<'a>) -> Rollout<'a> {
+pub(crate) fn rollout<'a>(
+    planning: &mut Planning<'_>,
+    owned: &'a Owned<'a>,
+    looked: Looked<'a>,
+) -> Rollout<'a> {
     let facts = owned.facts;
-    let entry = planning.ledger.plans.get(&facts.uid).cloned();
     let valid = owned.valid.as_ref().ok();
     let matched = owned.nodes.len();
-    let (mut members, mut verdicts) = (Vec::with_capacity(matched), Vec::with_capacity(matched));
-    let mut versions = Versions::default();
-    let (mut down, mut unavailable) = (Vec::new(), Vec::new());
-    // All that is asked of a node is asked while it is at hand.
-    for (i, (node, granted)) in owned.nodes.iter().zip(&owned.granted).enumerate() {
-        let member = member(planning, &mut versions, node, *granted, entry.as_ref(), valid);
-        if let Some(words) = why_unavailable(&member) {
-            down.push(i);
-            unavailable.push(words);
-        }
-        verdicts.push(standing(planning, &member, entry.as_ref(), valid));
-        members.push(member);
-    }
+    let Looked {
+        entry,
+        members,
+        verdicts,
+        down,
+        unavailable,
+    } = looked;
     let mut rollout = Rollout {
         owned,
         verdicts,

@@ -142,7 +142,13 @@ fn story(groups: Vec<Group>, spec: &Value) -> Story {
 /// comes from the planner: one that keeps a node longer than that is seen.
 fn takes(timing: &Timing, min_ready: TimeDelta) -> TimeDelta {
     let asks = timing.agent + TimeDelta::seconds(1);
-    timing.stage + timing.drain + asks + timing.reboot + timing.ready.max(timing.agent) + min_ready + timing.agent
+    timing.stage
+        + timing.drain
+        + asks
+        + timing.reboot
+        + timing.ready.max(timing.agent)
+        + min_ready
+        + timing.agent
 }
 
 fn makespan(outcome: &Outcome) -> TimeDelta {
