@@ -34,8 +34,11 @@ for patch in "${patches[@]}"; do
     if ! (cd "$work" && eval "$command --no-run") >"$work/log" 2>&1; then
       echo "INVALID   $name: does not compile"
       tail -n 20 "$work/log"
-    elif (cd "$work" && eval "$command") >"$work/log" 2>&1; then
+    elif (cd "$work" && timeout 600 bash -c "$command") >"$work/log" 2>&1; then
       echo "SURVIVED  $name: $breaks"
+    elif (($? == 124)); then
+      # Nobody waits for a test that never ends; it has to say what is wrong.
+      echo "HANGS     $name: $breaks"
     else
       killed=$((killed + 1))
       echo "killed    $name: $breaks"

@@ -255,6 +255,17 @@ impl Bench {
         panic!("it never ends: {trace:?}");
     }
 
+    /// Does one thing after the other until it is so.
+    pub fn go_on_until(&mut self, is_so: impl Fn(&mut Self) -> bool) {
+        for _ in 0..300 {
+            if is_so(self) {
+                return;
+            }
+            self.go_on();
+        }
+        panic!("it never comes to that");
+    }
+
     /// Does the one thing that comes next, as soon as that may be done.
     pub fn go_on(&mut self) {
         if let Some(until) = self.memory.hold_until {

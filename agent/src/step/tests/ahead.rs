@@ -284,12 +284,9 @@ fn a_turn_that_comes_as_a_fruitless_download_is_put_back_tells_what_is_wrong() {
     bench.run();
     bench.instruct(ahead(NEW));
     // Until the settings are put back, and that is not reported yet.
-    while bench.known().saved_settings.is_none() || bench.settings() == ("latest", false) {
-        bench.go_on();
-    }
-    while bench.settings() != ("latest", false) {
-        bench.go_on();
-    }
+    bench
+        .go_on_until(|bench| bench.known().saved_settings.is_some() && bench.settings() != ("latest", false));
+    bench.go_on_until(|bench| bench.settings() == ("latest", false));
     bench.ask(NodeState::StagedAndPerformedUpdate);
     run(&mut bench);
     let error = bench.known().error.clone().unwrap();

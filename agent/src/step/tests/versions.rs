@@ -70,9 +70,8 @@ fn more_offers_than_a_shadow_holds_are_left_out() {
 fn a_lock_that_someone_else_has_set_is_seen_before_the_activation_also_by_an_agent_that_was_started_again() {
     let mut bench = Bench::idle();
     bench.ask(NodeState::StagedAndPerformedUpdate);
-    while bench.look() != Step::Call(Call::Command(crate::bottlerocket::Command::Activate)) {
-        bench.one_step();
-    }
+    let activate = Step::Call(Call::Command(crate::bottlerocket::Command::Activate));
+    bench.go_on_until(|bench| bench.look() == activate);
     bench.facts.settings.as_mut().unwrap().version_lock = "1.19.5".to_owned();
     bench.restart_agent();
     assert_eq!(bench.run(), ["report StageFailed"]);
