@@ -261,3 +261,13 @@ fn newer_nodes_are_skipped_and_an_empty_plan_is_pending() {
     assert_eq!(sim.hidden("new").runs, "1.22.0", "S8");
     sim.ends_well();
 }
+
+#[test]
+fn of_more_nodes_than_the_status_names_all_are_counted() {
+    let mut sim = Sim::new().nodes(25).plan("web", "maxUnavailable: 25");
+    sim.run_for(seconds(30));
+    let status = sim.status("web");
+    assert_eq!((status.nodes.updating, status.active.len()), (25, 20));
+    let message = status.message.as_deref().unwrap();
+    assert!(message.ends_with(" and 22 more"), "{message}");
+}
