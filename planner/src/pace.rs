@@ -125,4 +125,19 @@ mod tests {
         assert_eq!(entry.durations.len(), SAMPLES);
         assert_eq!((entry.durations[0], entry.durations[49]), (11 * 60, 60 * 60));
     }
+    #[test]
+    fn a_ledger_that_is_made_anew_learns_from_the_status_what_that_says() {
+        for samples in 2..=50 {
+            let told = NodeDuration {
+                p50: Span::seconds(60),
+                p90: Span::seconds(600),
+                samples,
+            };
+            let status = UpdatePlanStatus {
+                node_duration: Some(told),
+                ..UpdatePlanStatus::default()
+            };
+            assert_eq!(learned(&remembered(&status)), Some(told));
+        }
+    }
 }
