@@ -17,6 +17,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents --no-dereference -t "$work"
 export CARGO_TARGET_DIR=$PWD/target/mutants TESTBED_TOOLS=$PWD/.tools/bin
+if [[ ! $check ]]; then
+  # Two runs that build into one folder would test each other's faults.
+  mkdir -p "$CARGO_TARGET_DIR"
+  exec 8>"$CARGO_TARGET_DIR/.in-use"
+  flock 8
+fi
 killed=0
 for patch in "${patches[@]}"; do
   name=$(basename "$patch" .patch)

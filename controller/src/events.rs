@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, time::Duration};
 use api::{
     UpdatePlan,
     plan::{Phase, UpdatePlanStatus},
-    verdict::{self, Verdict},
+    verdict::{Told, Verdict},
 };
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
@@ -70,7 +70,7 @@ impl Note {
         }
         let mut new = BTreeMap::<&str, Vec<String>>::new();
         for (reason, words) in reasons(after) {
-            let told = verdict::TOLD_OTHERWISE.contains(&reason)
+            let told = Told::of(reason) == Some(Told::Otherwise)
                 || another_phase && after.phase.is_some_and(|phase| tells(phase, reason))
                 || reasons(before).any(|(known, _)| known == reason);
             if !told {
@@ -82,7 +82,7 @@ impl Note {
             node: None,
             reason: reason.to_owned(),
             note: words.join("; "),
-            warning: verdict::WARNINGS.contains(&reason),
+            warning: Told::of(reason) == Some(Told::Warning),
         }));
         notes
     }
@@ -116,15 +116,18 @@ fn reasons(status: &UpdatePlanStatus) -> impl Iterator<Item = (&str, String)> {
     groups.chain(stuck)
 }
 
+/// Reasons that a plan's phase says as well.
+const SAID_BY_PHASE: [(Phase, &str); 5] = [
+    (Phase::WaitingForWindow, "OutsideWindow"),
+    (Phase::WaitingForWindow, "Excluded"),
+    (Phase::WaitingForWindow, "NoWindowFound"),
+    (Phase::WaitingForWindow, "WindowTooShort"),
+    (Phase::AwaitingApproval, "AwaitingApproval"),
+];
+
 /// Whether a plan's phase is all that a reason says.
 fn tells(phase: Phase, reason: &str) -> bool {
-    match phase {
-        Phase::WaitingForWindow => {
-            ["OutsideWindow", "Excluded", "NoWindowFound", "WindowTooShort"].contains(&reason)
-        }
-        Phase::AwaitingApproval => reason == "AwaitingApproval",
-        _ => false,
-    }
+    SAID_BY_PHASE.contains(&(phase, reason))
 }
 
 /// Whether the controller that made the status did not know its clock yet: what else nodes wait for is not in it.
@@ -317,6 +320,17 @@ mod tests {
         plan.status = Some(after);
         let notes = Note::of_status(before, &plan).into_iter();
         notes.map(|note| (note.reason, note.warning)).collect()
+    }
+
+    #[test]
+    fn what_a_phase_says_as_well_is_a_reason_that_has_an_event() {
+        for (phase, reason) in SAID_BY_PHASE {
+            let told = Told::of(reason);
+            assert!(
+                matches!(told, Some(Told::Event | Told::Warning)),
+                "{phase:?} {reason}: {told:?}"
+            );
+        }
     }
 
     #[test]

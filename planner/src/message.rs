@@ -441,3 +441,17 @@ fn by_reason(groups: &[WaitingNodes]) -> Vec<String> {
 pub(crate) fn second(at: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp(at.timestamp(), 0).unwrap_or(at)
 }
+
+#[cfg(test)]
+mod tests {
+    use api::verdict::Told;
+
+    use super::FOLLOWS;
+
+    #[test]
+    fn what_follows_from_other_nodes_is_a_reason_that_there_is_and_no_event_of_its_own() {
+        for reason in FOLLOWS {
+            assert_eq!(Told::of(reason), Some(Told::Otherwise), "{reason}");
+        }
+    }
+}

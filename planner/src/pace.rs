@@ -96,3 +96,48 @@ pub(crate) fn learned(durations: &[u32]) -> Option<NodeDuration> {
         samples: u32::try_from(sorted.len()).unwrap_or(u32::MAX),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "tests")]
+    use super::*;
+
+    #[test]
+    fn of_fewer_than_ten_nodes_the_slowest_counts() {
+        for others in 0..9 {
+            let mut durations = vec![60; others];
+            durations.push(5000);
+            let learned = learned(&durations).unwrap();
+            assert_eq!(learned.p90, Span::seconds(5000), "1 of {}", others + 1);
+        }
+        let one_in_ten = [vec![60; 9], vec![5000]].concat();
+        assert_eq!(learned(&one_in_ten).unwrap().p90, Span::seconds(60));
+        assert_eq!(learned(&[1, 2, 3]).unwrap().p50, Span::seconds(2));
+        assert_eq!(learned(&[]), None);
+    }
+
+    #[test]
+    fn the_last_fifty_nodes_count_and_those_before_are_forgotten() {
+        let mut entry = PlanEntry::default();
+        for minute in 1..=60 {
+            learn(&mut entry, TimeDelta::minutes(minute));
+        }
+        assert_eq!(entry.durations.len(), SAMPLES);
+        assert_eq!((entry.durations[0], entry.durations[49]), (11 * 60, 60 * 60));
+    }
+    #[test]
+    fn a_ledger_that_is_made_anew_learns_from_the_status_what_that_says() {
+        for samples in 2..=50 {
+            let told = NodeDuration {
+                p50: Span::seconds(60),
+                p90: Span::seconds(600),
+                samples,
+            };
+            let status = UpdatePlanStatus {
+                node_duration: Some(told),
+                ..UpdatePlanStatus::default()
+            };
+            assert_eq!(learned(&remembered(&status)), Some(told));
+        }
+    }
+}

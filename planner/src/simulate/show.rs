@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fmt::Write as _};
 
 use api::{
-    plan::{NodeCounts, UpdatePlanStatus},
+    plan::{NodeCounts, NodeDuration, UpdatePlanStatus},
     verdict::{Verdict, instant},
 };
 use chrono::{DateTime, Utc};
@@ -25,6 +25,7 @@ pub fn timeline_text(timeline: &[Moment], zone: Tz) -> String {
         }
     }
     let mut lines: Vec<Line<'_>> = Vec::new();
+    let mut shown = BTreeMap::new();
     for Moment { at, what } in timeline {
         let (node, text) = match what {
             What::Step { node, attempt, .. } => match steps.remove(&(node.as_str(), attempt)) {
@@ -40,7 +41,7 @@ pub fn timeline_text(timeline: &[Moment], zone: Tz) -> String {
                 node: Some(node),
                 text,
             } => (Some(node.as_str()), text.clone()),
-            other => (None, line(other)),
+            other => (None, line(other, &mut shown)),
         };
         // The same may happen to other nodes at the same instant.
         let happened = matches!(what, What::Happened { .. });
@@ -108,7 +109,8 @@ fn later(at: DateTime<Utc>, first: DateTime<Utc>, zone: Tz) -> String {
     there.format(format).to_string()
 }
 
-fn line(what: &What) -> String {
+/// `shown` has the status that was shown last of each plan.
+fn line<'a>(what: &'a What, shown: &mut BTreeMap<&'a str, &'a UpdatePlanStatus>) -> String {
     match what {
         What::Happened { text, .. } => text.clone(),
         What::Phase { plan, phase, message } => format!("{plan} is {phase:?}: {message}"),
@@ -119,6 +121,9 @@ fn line(what: &What) -> String {
             verdicts,
         } => {
             let mut text = format!("= {plan} {}", brief(status));
+            if let Some(news) = news(shown.insert(plan, status), status) {
+                let _ = write!(text, "\n    {news}");
+            }
             for (verdict, nodes) in by_verdict(verdicts) {
                 let _ = write!(text, "\n    {}: {}: {verdict}", nodes.join(" "), verdict.reason());
             }
@@ -172,7 +177,9 @@ fn brief(status: &UpdatePlanStatus) -> String {
     }
     if let Some(window) = &status.window {
         let name = window.name.as_deref().unwrap_or("-");
-        lines.push(format!("window {name}: {}", window.next));
+        let exclusion = window.exclusion.as_ref();
+        let exclusion = exclusion.map_or_else(String::new, |name| format!(" (exclusion {name})"));
+        lines.push(format!("window {name}: {}{exclusion}", window.next));
     }
     lines.extend(actions(status));
     let conditions = status
@@ -181,6 +188,38 @@ fn brief(status: &UpdatePlanStatus) -> String {
         .map(|condition| format!("{}={} {}", condition.type_, condition.status, condition.reason));
     lines.push(conditions.collect::<Vec<_>>().join(", "));
     lines.join("\n    ")
+}
+
+/// What a status says of the run's end, of the pace and of the runs before, where the one that was shown before did not.
+fn news(before: Option<&UpdatePlanStatus>, status: &UpdatePlanStatus) -> Option<String> {
+    let nothing = UpdatePlanStatus::default();
+    let before = before.unwrap_or(&nothing);
+    let end = (status.estimated_completion != before.estimated_completion).then(|| {
+        status.estimated_completion.map_or_else(
+            || "no end is estimated".to_owned(),
+            |at| format!("the end is estimated {}", instant(at)),
+        )
+    });
+    let pace = (status.node_duration != before.node_duration).then(|| {
+        status.node_duration.map_or_else(
+            || "how long nodes take is forgotten".to_owned(),
+            |NodeDuration { p50, p90, samples }| format!("nodes take {p50}, p90 {p90}, of {samples}"),
+        )
+    });
+    let past = status.history.iter();
+    let past = past.take_while(|run| !before.history.contains(run)).map(|run| {
+        format!(
+            "run {} to {} was {} until {} with {} of {} nodes updated",
+            run.id,
+            run.target,
+            run.outcome,
+            instant(run.ended_at),
+            run.nodes.updated,
+            run.nodes.matched
+        )
+    });
+    let news: Vec<String> = end.into_iter().chain(pace).chain(past).collect();
+    (!news.is_empty()).then(|| news.join("; "))
 }
 
 fn actions(status: &UpdatePlanStatus) -> impl Iterator<Item = String> {

@@ -199,6 +199,24 @@ fn s4_a_run_now_counts_for_its_run_alone() {
 }
 
 #[test]
+fn s4_a_run_now_does_not_count_for_the_instant_at_which_another_run_starts() {
+    let mut sim = Sim::new()
+        .nodes(2)
+        .plan("web", &format!("{TOMORROW}\nmaxUnavailable: 2"));
+    sim.not_ready("n02");
+    sim.settle();
+    sim.run_now("web");
+    sim.run_for(minutes(1));
+    assert_eq!(sim.granted(), ["n01"]);
+    sim.ready("n02");
+    sim.edit("web", |spec| spec.target_version = "1.22.0".into());
+    sim.run_for(minutes(1));
+    assert!(sim.ledger().grants.is_empty());
+    assert_eq!(sim.checker.granted.len(), 1);
+    assert_eq!(sim.verdict("n02").reason(), "OutsideWindow");
+}
+
+#[test]
 fn s4_a_run_now_survives_the_loss_of_the_ledger() {
     let mut sim = Sim::new().nodes(2).plan("web", TOMORROW);
     sim.settle();

@@ -8,6 +8,7 @@ mod actions;
 mod approval;
 mod brupop;
 mod calendar;
+mod estimate;
 mod exclusions;
 mod failures;
 mod finish;

@@ -313,3 +313,27 @@ fn newcomers_of_a_complete_run_wait_for_no_wave_also_where_the_ledger_was_lost()
     assert_eq!(sim.hidden("late").runs, "1.21.0");
     sim.ends_well();
 }
+
+#[test]
+fn s5_a_ledger_lost_on_the_way_of_a_second_attempt_makes_no_other_attempt_of_it() {
+    for (state, tries) in [
+        (NodeState::StagedAndPerformedUpdate, 2),
+        (NodeState::RebootedIntoUpdate, 2),
+        (NodeState::MonitoringUpdate, 2),
+    ] {
+        let mut sim = Sim::new().nodes(1).plan("web", "waves: [{name: only}]");
+        sim.break_node_times("n01", Fault::PrepareFails, 1);
+        sim.run_until("the second attempt is on its way", |sim| {
+            let spec = &sim.facts("n01").shadow.as_ref().unwrap().spec;
+            spec.attempt == Some(2) && spec.state == state
+        });
+        sim.lose_ledger();
+        sim.settle();
+        let grant = sim.ledger().grants.values().next().unwrap().clone();
+        assert_eq!((grant.attempt, grant.wave.as_str()), (2, "only"), "{state}");
+        sim.run_until_phase("web", Phase::Complete);
+        assert_eq!(sim.checker.granted.len(), tries, "{state}");
+        assert_eq!(sim.hidden("n01").reboots.len(), 1, "{state}");
+        sim.ends_well();
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use api::{plan::Phase, quantity::IntOrPercent};
 use insta::assert_snapshot;
 
-use crate::support::{Sim, Timing, at, hours, minutes, seconds};
+use crate::support::{Fault, Sim, Timing, at, hours, minutes, seconds};
 
 /// Three waves, two windows, and limits in percent.
 const THREE_WAVES: &str = "
@@ -260,4 +260,28 @@ fn newer_nodes_are_skipped_and_an_empty_plan_is_pending() {
     assert_snapshot!("complete_with_skipped", sim.describe("web"));
     assert_eq!(sim.hidden("new").runs, "1.22.0", "S8");
     sim.ends_well();
+}
+
+#[test]
+fn of_more_nodes_than_the_status_names_all_are_counted() {
+    let mut sim = Sim::new().nodes(25).plan("web", "maxUnavailable: 25");
+    sim.run_for(seconds(30));
+    let status = sim.status("web");
+    assert_eq!((status.nodes.updating, status.active.len()), (25, 20));
+    let message = status.message.as_deref().unwrap();
+    assert!(message.ends_with(" and 22 more"), "{message}");
+}
+
+#[test]
+fn of_more_nodes_than_the_status_names_those_that_are_held_up_come_first() {
+    let mut sim = Sim::new().nodes(25).plan("web", "maxUnavailable: 25");
+    sim.break_node("n25", Fault::DrainBlocked);
+    sim.run_for(seconds(150));
+    let active = &sim.status("web").active;
+    assert_eq!(active.len(), 20);
+    let first = &active[0];
+    assert_eq!(
+        (first.node.as_str(), first.reason.as_deref()),
+        ("n25", Some("DrainBlocked"))
+    );
 }

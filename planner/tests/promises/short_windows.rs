@@ -174,3 +174,31 @@ fn l1_pods_of_the_operator_alone_do_not_keep_a_node_for_a_second_window() {
     }
     assert_eq!(sim.phase("web"), Some(Phase::Complete), "{}", sim.story());
 }
+
+#[test]
+fn l8_who_was_updated_after_all_has_outlasted_nothing_any_more() {
+    let spec = format!("{SHORT}failurePolicy: {{retries: 0, threshold: 1}}");
+    let mut sim = Sim::new().nodes(1).plan("web", &spec);
+    sim.break_node("n01", Fault::DrainBlocked);
+    sim.run_to(at("08:30"));
+    let outlasted = |sim: &Sim| sim.facts("n01").shadow.as_ref().unwrap().spec.outlasted;
+    assert_eq!(outlasted(&sim), Some(true));
+    sim.mend_node("n01");
+    sim.run_to(at("09:30"));
+    assert_eq!(sim.phase("web"), Some(Phase::Complete));
+    assert_eq!(outlasted(&sim), None);
+    // Its new image is given up, and it is back on the old one, in the same run.
+    sim.hidden_mut("n01").runs = "1.20.3".into();
+    let facts = sim.facts_mut("n01");
+    facts.os_image = "Bottlerocket OS 1.20.3 (aws-k8s-1.33)".into();
+    let status = facts.shadow.as_mut().unwrap().status.as_mut();
+    status.unwrap().current_version = "1.20.3".into();
+    sim.break_node("n01", Fault::DrainBlocked);
+    sim.run_to(at("10:30"));
+    assert_eq!(sim.checker.granted.len(), 3);
+    assert_eq!(
+        sim.verdict("n01").reason(),
+        "OutsideWindow",
+        "once more it may be chance"
+    );
+}

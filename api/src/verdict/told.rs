@@ -1,0 +1,91 @@
+//! The stable word for each verdict, and how people hear of it.
+
+use super::Verdict;
+
+/// How people hear of a reason that is new in a plan's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// By an Event of its own.
+    Event,
+    /// By an Event that warns: a person should see to it.
+    Warning,
+    /// By none of its own: it comes and goes as the rollout goes on, or the plan's phase or what became of the node has an Event
+    /// already.
+    Otherwise,
+}
+
+/// One row for each verdict: one that has none does not compile.
+macro_rules! told {
+    ($($verdict:ident => $told:ident,)*) => {
+        impl Verdict {
+            /// The stable word for the verdict: metric label, reason in the status, and reason of the Event when it is new there.
+            #[must_use]
+            pub const fn reason(&self) -> &'static str {
+                match self {
+                    $(Self::$verdict { .. } => stringify!($verdict),)*
+                }
+            }
+        }
+
+        impl Told {
+            /// How people hear of what has this word. None: no verdict of this version has it.
+            #[must_use]
+            pub fn of(reason: &str) -> Option<Self> {
+                match reason {
+                    $(stringify!($verdict) => Some(Self::$told),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+told! {
+    OtherPlan => Event,
+    Failed => Event,
+    UpToDate => Event,
+    NewerThanTarget => Event,
+    OptedOut => Event,
+    VersionNotOffered => Otherwise,
+    Unsupported => Otherwise,
+    InvalidPlan => Otherwise,
+    Deleting => Otherwise,
+    Paused => Otherwise,
+    Stopped => Otherwise,
+    Halted => Otherwise,
+    NotReady => Warning,
+    AgentSilent => Warning,
+    VersionDisputed => Warning,
+    AgentOutdated => Warning,
+    NothingOffered => Warning,
+    ReleaseTooYoung => Event,
+    Resetting => Otherwise,
+    CordonedByOther => Warning,
+    Backoff => Otherwise,
+    WindowTooShort => Warning,
+    ClockSkewed => Warning,
+    WaveNotReached => Otherwise,
+    Soaking => Otherwise,
+    AwaitingApproval => Event,
+    OutsideWindow => Event,
+    Excluded => Event,
+    NoWindowFound => Warning,
+    WontFitInWindow => Event,
+    BudgetSpent => Otherwise,
+    Staging => Otherwise,
+    DomainBusy => Otherwise,
+    DrainBlocked => Warning,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_person_should_see_to_warns_and_what_has_an_event_already_is_not_told_twice() {
+        assert_eq!(Told::of(Verdict::CordonedByOther.reason()), Some(Told::Warning));
+        assert_eq!(Told::of(Verdict::Paused.reason()), Some(Told::Otherwise));
+        assert_eq!(Told::of(Verdict::UpToDate.reason()), Some(Told::Event));
+        assert_eq!(Told::of("uptodate"), None);
+    }
+}
