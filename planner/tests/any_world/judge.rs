@@ -3,6 +3,9 @@
 mod actions;
 mod ahead;
 mod grants;
+mod latest;
+mod people;
+mod turns;
 mod waves;
 
 use std::collections::BTreeSet;
@@ -15,8 +18,8 @@ use planner::{
 };
 
 use super::rules::{
-    before_permit, could_start, domains, given_up, gives_up, hosts_granted, is_down, is_open, is_open_until,
-    is_valid, limit, needs, owned, owner, runs, share, version,
+    Windows, before_permit, could_start, domains, down_in_install, given_up, gives_up, hosts_granted,
+    install_limit, is_down, is_valid, limit, needs, owned, owner, runs, share, target, version,
 };
 
 /// What the answer is judged by.
@@ -77,6 +80,7 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
                 "{} is granted beside another that the operator runs on",
                 grant.node
             );
+            judge.in_turn(uid, grant);
         }
         let starts = judge.waves();
         assert!(
@@ -87,6 +91,10 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
             judge.goes_on(uid, grant);
         }
     }
+    judge.install();
+    judge.asked();
+    judge.latest();
+    judge.held();
     judge.recorded();
     judge.withdrawn();
     decisions.actions.iter().for_each(|action| judge.action(action));
@@ -104,6 +112,7 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
         );
     }
     judge.explained(decisions);
+    judge.complete(decisions);
 }
 
 impl<'a> Judge<'a> {
@@ -120,6 +129,10 @@ impl<'a> Judge<'a> {
 
     fn node(&self, uid: &str) -> Option<&'a NodeFacts> {
         self.world.nodes.iter().find(|node| node.uid == uid)
+    }
+
+    fn windows(&self, plan: &'a PlanFacts) -> Windows<'a> {
+        Windows::of(plan, self.before)
     }
 
     fn grant(&self, uid: &str, grant: &Grant) {
@@ -140,14 +153,16 @@ impl<'a> Judge<'a> {
 
         assert_eq!(grant.from, runs(node).unwrap(), "S8: {who}");
         assert_eq!(
-            (&grant.to, &entry.target),
-            (&plan.spec.target_version, &grant.to),
+            (target(plan, entry, node), &entry.target),
+            (Some(grant.to.as_str()), &plan.spec.target_version),
             "S8: {who}"
         );
         assert!(
-            version(&grant.from).unwrap() < version(&grant.to).unwrap(),
+            version(&grant.from).unwrap() < version(&grant.to).unwrap() || plan.spec.allow_downgrade,
             "S8: {who} would go down"
         );
+        assert_eq!(node.opt_out, None, "S3: {who} was taken out");
+        assert!(!self.after.stop, "S12: {who} though the install is stopped");
 
         let skew = self
             .world
@@ -157,23 +172,19 @@ impl<'a> Judge<'a> {
             skew.abs() < TimeDelta::seconds(30),
             "S4: granted by a clock that is wrong"
         );
-        assert!(is_open(&plan.spec, self.now), "S4: {who} outside a window");
+        let windows = self.windows(plan);
+        assert!(windows.is_open(self.now), "S4: {who} outside a window");
         let needs = needs(plan, entry);
         assert!(
-            is_open_until(&plan.spec, self.now, self.now + needs),
+            windows.is_open_until(self.now, self.now + needs),
             "S4: {who} does not fit"
         );
-        match grant.not_after {
-            Some(end) => assert!(is_open_until(&plan.spec, self.now, end), "S4: {who} until {end}"),
-            None => {
-                let always = plan.spec.maintenance_windows.is_empty() && plan.spec.exclusions.is_empty();
-                let far = self.now + TimeDelta::days(3);
-                assert!(
-                    always || is_open_until(&plan.spec, self.now, far),
-                    "S4: {who} without an end"
-                );
-            }
-        }
+        let end = grant.not_after.unwrap_or(self.now + TimeDelta::days(3));
+        assert!(
+            windows.is_open_until(self.now, end),
+            "S4: {who} until {:?}",
+            grant.not_after
+        );
 
         assert!(
             plan.finalizer && !plan.deleting && !plan.spec.paused && is_valid(plan),
@@ -199,6 +210,13 @@ impl<'a> Judge<'a> {
         let down = matched.iter().filter(|node| is_down(node, self.after)).count();
         let max = limit(plan.spec.max_unavailable, matched.len());
         assert!(down <= max, "S1: {down} of at most {max} nodes of {}", plan.name);
+        if let Some(max) = install_limit(self.world, self.after) {
+            let down = down_in_install(self.world, self.after);
+            assert!(
+                down <= max,
+                "S1: {down} of at most {max} nodes of the install: {who}"
+            );
+        }
         if let Some(topology) = &plan.spec.topology {
             let down = matched.iter().filter(|node| is_down(node, self.after)).copied();
             let (busy, max) = (domains(plan, down), topology.max_domains as usize);
@@ -211,20 +229,20 @@ impl<'a> Judge<'a> {
         self.wave_of_grant(plan, entry, grant, &matched);
     }
 
-    /// The nodes that a run has given up, those that are about to go back and those that are gone too.
+    /// The nodes that a run has given up, those that are about to go back and those that are gone too. A retry forgives them all.
     fn failed(&self, plan: &PlanFacts, entry: &PlanEntry, matched: &[&NodeFacts]) -> usize {
         let now = matched
             .iter()
             .filter(|node| match self.after.grants.get(&node.uid) {
-                Some(grant) => gives_up(node, plan, &entry.run, grant),
-                None => given_up(node, plan, &entry.run),
+                Some(grant) => gives_up(node, plan, entry, grant),
+                None => given_up(node, plan, entry),
             });
         let mut failed: BTreeSet<&str> = now.map(|node| node.uid.as_str()).collect();
         let before = self
             .before
             .plans
             .get(&plan.uid)
-            .filter(|before| before.run == entry.run);
+            .filter(|before| before.run == entry.run && !self.is_retried(plan));
         let is_matched = |uid: &str| matched.iter().any(|node| node.uid == uid);
         failed.extend(
             before

@@ -15,7 +15,9 @@ use planner::{
 use super::{
     judge::judge,
     rules::{
-        could_start, domains, hosts_granted, is_down, is_open_until, is_valid, limit, needs, owned, recorded,
+        Windows, could_start, domains, down_in_install, failure_of_run, given_up, hosts_granted,
+        install_limit, is_down, is_gated, is_left_out, is_valid, limit, needs, on_target, owned, recorded,
+        selects, spec,
     },
 };
 
@@ -43,7 +45,7 @@ pub fn settle(now: DateTime<Utc>, world: &mut World) -> Decisions {
 }
 
 /// False: nothing was to be done.
-fn apply(world: &mut World, decisions: &Decisions) -> bool {
+pub fn apply(world: &mut World, decisions: &Decisions) -> bool {
     if let Some(change) = &decisions.ledger {
         world.ledger = Some(change.spec.clone());
         return true;
@@ -112,20 +114,32 @@ pub fn nothing_is_held_back(now: DateTime<Utc>, world: &World, last: &Decisions)
     let known_clock = world
         .clock_skew
         .is_some_and(|skew| skew.abs() < TimeDelta::seconds(30));
+    if ledger.stop {
+        return;
+    }
+    let down = down_in_install(world, ledger);
+    let install_is_full = install_limit(world, ledger).is_some_and(|max| down >= max);
     for plan in &world.plans {
         let Some(entry) = ledger.plans.get(&plan.uid) else {
             continue;
         };
         let may = is_valid(plan) && !plan.deleting && !plan.spec.paused && !entry.halted && !entry.paused;
-        let fits = is_open_until(
-            &plan.spec,
-            now,
-            now + needs(plan, entry).max(TimeDelta::milliseconds(1)),
-        );
-        if !may || !known_clock || !fits {
+        let long = needs(plan, entry).max(TimeDelta::milliseconds(1));
+        let fits = Windows::of(plan, ledger).is_open_until(now, now + long);
+        let matched = owned(world, ledger, plan);
+        if may {
+            // A clock that is known to be wrong is corrected.
+            let wrong = world.clock_skew.filter(|_| !known_clock).unwrap_or_default();
+            let next = next_wave(now - wrong, plan, entry, ledger, &matched);
+            assert_eq!(
+                next, None,
+                "of {}: a wave is held back: {:?}",
+                plan.name, last.statuses
+            );
+        }
+        if !may || !known_clock || !fits || install_is_full {
             continue;
         }
-        let matched = owned(world, ledger, plan);
         let down: Vec<&NodeFacts> = matched
             .iter()
             .copied()
@@ -160,6 +174,50 @@ pub fn nothing_is_held_back(now: DateTime<Utc>, world: &World, last: &Decisions)
             );
         }
     }
+}
+
+/// The wave that should be under way: the one before is done, has proven something, and is soaked, healthy and approved, for all
+/// that is known without the order in which waves take their nodes.
+fn next_wave<'a>(
+    now: DateTime<Utc>,
+    plan: &'a PlanFacts,
+    entry: &PlanEntry,
+    ledger: &UpdateLedgerSpec,
+    matched: &[&NodeFacts],
+) -> Option<&'a str> {
+    let open = entry.open_wave as usize;
+    let (wave, next) = (plan.spec.waves.get(open)?, plan.spec.waves.get(open + 1)?);
+    let wave_of = |node: &NodeFacts| {
+        let name = recorded(node, ledger, &entry.run)?;
+        plan.spec.waves.iter().position(|wave| wave.name == name)
+    };
+    let takes = |node: &NodeFacts| {
+        let selector = wave.node_selector.as_ref();
+        selector.is_none_or(|selector| selects(selector, &node.labels))
+    };
+    let updated = |node: &&NodeFacts| on_target(node, plan, entry) && !given_up(node, plan, entry);
+    let members = || matched.iter().copied().filter(|node| wave_of(node) == Some(open));
+    // Of those that no wave has taken yet one may be of this.
+    let may_join = |node: &&&NodeFacts| {
+        let rests = updated(node) && !ledger.grants.contains_key(&node.uid);
+        wave_of(node).is_none() && takes(node) && !rests
+    };
+    let is_over = |node: &NodeFacts| {
+        let failed = given_up(node, plan, entry);
+        let over = updated(&node) || failed || is_left_out(node, plan, entry);
+        over && !ledger.grants.contains_key(&node.uid)
+    };
+    let ended = |node: &NodeFacts| {
+        let failure = failure_of_run(node, entry).map(|failure| failure.at);
+        let at = spec(node).and_then(|spec| spec.state_transition_timestamp);
+        at.max(failure).max(entry.actions.retried_at)
+    };
+    let soaked = |node: &NodeFacts| ended(node).is_some_and(|at| at + wave.soak.delta() <= now);
+    let proven = members().any(|node| updated(&node)) || members().next().is_none();
+    let done =
+        proven && !matched.is_empty() && matched.iter().find(may_join).is_none() && members().all(is_over);
+    let fine = members().all(|node| soaked(node) && node.ready) && !is_gated(wave, entry);
+    (done && fine).then_some(next.name.as_str())
 }
 
 /// Whether the node's wave is under way and has a place for it, for all that is known without the order in which waves

@@ -1,16 +1,20 @@
 //! What is done to nodes, shadows and plans, and what is said of those that nothing is done to.
 
 use api::{
-    ledger::{Grant, GrantPhase},
+    ledger::{Grant, GrantPhase, PlanEntry},
     shadow::{BottlerocketShadowSpec, Failure, FailureReason, NodeState},
+    verdict::Verdict,
 };
 use planner::{
     decisions::{Action, Decisions, NodeVerdict},
-    world::NodeFacts,
+    world::{NodeFacts, PlanFacts},
 };
 
 use super::Judge;
-use crate::rules::{counts, is_open, owner, runs, spec};
+use crate::rules::{
+    before_permit, could_start, counts, down_in_install, install_limit, is_gated, is_older, is_valid,
+    leaves_alone, on_target, outlasted, owner, runs, spec,
+};
 
 impl<'a> Judge<'a> {
     pub(super) fn action(&self, action: &Action) {
@@ -70,8 +74,13 @@ impl<'a> Judge<'a> {
                     .plan(&grant.plan)
                     .expect("S12: cordoned by a plan that is gone");
                 assert!(
-                    is_open(&plan.spec, self.now),
+                    self.windows(plan).is_open(self.now),
                     "S4: {} is cordoned outside a window",
+                    node.name
+                );
+                assert!(
+                    node.opt_out.is_none() && !self.after.stop,
+                    "S12: {} is cordoned though it was taken out, or all is stopped",
                     node.name
                 );
             }
@@ -99,6 +108,26 @@ impl<'a> Judge<'a> {
                 );
                 assert_eq!(new.version.as_ref(), Some(&grant.to), "S8: {}", node.name);
                 assert_eq!(new.wave.as_ref(), Some(&grant.wave), "S10: {}", node.name);
+                let down = is_older(&grant.to, &grant.from);
+                assert_eq!(
+                    new.downgrade == Some(true),
+                    down,
+                    "S8: {} is told that it may go down",
+                    node.name
+                );
+                let may = self
+                    .plan(&grant.plan)
+                    .is_some_and(|plan| plan.spec.allow_downgrade);
+                assert!(
+                    !before_permit(grant) || node.opt_out.is_none() && !self.after.stop && (may || !down),
+                    "S8, S12: {} is told {new:?}",
+                    node.name
+                );
+                assert!(
+                    new.outlasted == Some(true) || !outlasted(node, &grant.run),
+                    "L1: {} forgets that it has outlasted a window",
+                    node.name
+                );
             }
         }
     }
@@ -111,8 +140,9 @@ impl<'a> Judge<'a> {
             let added = new.failure.as_ref().filter(|_| new.failure != found.failure);
             let unhealthy =
                 |failure: &Failure| failure.reason == FailureReason::Unhealthy && failure.at == self.now;
+            let watched = !node.ready && node.opt_out.is_none();
             assert!(
-                added.is_none_or(|failure| unhealthy(failure) && !node.ready),
+                added.is_none_or(|failure| unhealthy(failure) && watched),
                 "S10: {name} has failed: {added:?}"
             );
             return;
@@ -122,24 +152,34 @@ impl<'a> Judge<'a> {
             (Some(&grant.run), Some(grant.attempt)),
             "S3: {name}"
         );
-        let so_far = found
-            .failure
-            .as_ref()
-            .filter(|_| found.run.as_ref() == Some(&grant.run));
+        // Only ours is in ErrorReset, and what led there was counted on the way.
+        let is_counted =
+            (found.state, &found.run, found.attempt) == (NodeState::ErrorReset, &new.run, new.attempt);
+        let entry = self.after.plans.get(&grant.plan);
+        let since = entry.filter(|entry| entry.run == grant.run);
+        let since = since.and_then(|entry| entry.actions.retried_at);
+        let so_far = found.failure.as_ref().filter(|failure| {
+            let forgiven = since.is_some_and(|since| failure.at < since) && !is_counted;
+            found.run.as_ref() == Some(&grant.run) && !forgiven
+        });
         let Some(ending) = &grant.ending else {
             let done =
                 (new.state, grant.phase, &new.failure) == (NodeState::Idle, GrantPhase::Monitoring, &None);
             assert!(done, "S5: {name} is told {new:?} in {}", grant.phase);
             assert_eq!(runs(node), Some(grant.to.as_str()), "S7: {name} is done");
             assert!(node.ready, "S7: {name} is done, and not Ready");
+            assert_eq!(new.outlasted, None, "L8: {name} is done, and was in time");
             return;
         };
-        // Only ours is in ErrorReset, and what led there was counted on the way.
-        let is_counted =
-            (found.state, &found.run, found.attempt) == (NodeState::ErrorReset, &new.run, new.attempt);
-        match ending.failure.filter(|reason| counts(*reason) && !is_counted) {
+        assert_eq!(
+            new.outlasted == Some(true),
+            ending.outlasted || outlasted(node, &grant.run),
+            "L1: whether {name} has outlasted a window"
+        );
+        let is_told = |reason: &FailureReason| (counts(*reason) || leaves_alone(*reason)) && !is_counted;
+        match ending.failure.filter(is_told) {
             Some(reason) => {
-                let count = 1 + so_far.map_or(0, |failure| failure.count);
+                let count = u32::from(counts(reason)) + so_far.map_or(0, |failure| failure.count);
                 let failure = new.failure.as_ref().expect("S11: a failure is written down");
                 assert_eq!(
                     (failure.reason, failure.at, failure.count),
@@ -183,6 +223,46 @@ impl<'a> Judge<'a> {
                 "{} is granted, and waits",
                 node.name
             );
+            if let Some(entry) = self.after.plans.get(&owner.uid) {
+                of_owner
+                    .iter()
+                    .for_each(|found| self.is_so(node, owner, entry, &found.verdict));
+            }
+        }
+    }
+
+    /// What a verdict says of people's doing is so; and where they have stopped the node, it says that.
+    fn is_so(&self, node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry, verdict: &Verdict) {
+        let (name, granted) = (&node.name, self.after.grants.contains_key(&node.uid));
+        let left_out =
+            node.opt_out.is_some() && !granted && !(is_valid(plan) && on_target(node, plan, entry));
+        assert_eq!(
+            matches!(verdict, Verdict::OptedOut { .. }),
+            left_out,
+            "{name}: {verdict:?}"
+        );
+        let rests = plan.deleting || plan.spec.paused || !is_valid(plan);
+        let could = could_start(self.now, node, plan, entry, &self.world.settings);
+        let stopped = self.after.stop && !rests;
+        let is_stopped = matches!(verdict, Verdict::Stopped);
+        assert!(!is_stopped || stopped, "{name}: nobody has stopped the install");
+        assert!(
+            is_stopped || granted || !(stopped && could),
+            "{name}: {verdict:?}, and the install is stopped"
+        );
+        match verdict {
+            Verdict::AwaitingApproval { wave, run } => {
+                let mut waves = plan.spec.waves.iter();
+                let gated = waves.any(|known| known.name == *wave && is_gated(known, entry));
+                assert!(gated && *run == entry.run, "{name} does not wait for {wave}");
+            }
+            // Those that will be granted as soon as the finalizer is there are counted already.
+            Verdict::BudgetSpent { limit, .. } if limit == "install" && plan.finalizer => {
+                let down = down_in_install(self.world, self.after);
+                let max = install_limit(self.world, self.after);
+                assert!(max.is_some_and(|max| down >= max), "{name}: {down} of {max:?}");
+            }
+            _ => {}
         }
     }
 }

@@ -8,7 +8,7 @@ use planner::{
 };
 
 use super::Judge;
-use crate::rules::{is_valid, owner, runs, spec, version};
+use crate::rules::{is_valid, owner, runs, spec, target, version};
 
 fn told(node: &NodeFacts) -> Option<&StageAhead> {
     spec(node)
@@ -61,7 +61,12 @@ impl Judge<'_> {
                 "S11, S12: {name} is told for {}",
                 plan.name
             );
-            assert_eq!(stage.version, plan.spec.target_version, "S8: {name}");
+            assert_eq!(
+                Some(stage.version.as_str()),
+                target(plan, entry, node),
+                "S8: {name}"
+            );
+            assert_eq!(node.opt_out, None, "S3: {name} was taken out");
             assert!(
                 version(runs(node).unwrap()) < version(&stage.version),
                 "S8: {name}"
@@ -81,8 +86,11 @@ impl Judge<'_> {
             };
             let plan = owner(self.world, self.before, node);
             let wanted = plan.is_some_and(|plan| {
-                is_valid(plan) && !plan.spec.paused && plan.spec.target_version == stage.version
+                let entry = self.before.plans.get(&plan.uid).filter(|entry| !entry.halted);
+                let version = entry.and_then(|entry| target(plan, entry, node));
+                is_valid(plan) && !plan.spec.paused && version == Some(stage.version.as_str())
             });
+            let wanted = wanted && !self.before.stop && node.opt_out.is_none();
             let new = decisions.actions.iter().find_map(|action| match action {
                 Action::SetShadow { node: name, spec } if *name == node.name => Some(spec.stage.as_ref()),
                 _ => None,

@@ -5,11 +5,12 @@ use api::{
     shadow::NodeState,
 };
 use chrono::TimeDelta;
+use planner::world::{NodeFacts, PlanFacts};
 
 use super::Judge;
 use crate::rules::{
-    before_permit, is_open, is_open_until, is_valid, may_finish, owned, runs, selects, share, spec,
-    takes_part,
+    before_permit, is_older, is_valid, may_finish, outlasted, owned, runs, selects, share, spec, takes_part,
+    target,
 };
 
 impl<'a> Judge<'a> {
@@ -70,6 +71,7 @@ impl<'a> Judge<'a> {
         let (Some(plan), Some(node)) = (self.plan(&after.plan), node) else {
             return;
         };
+        self.outlasts(node, plan, before, after);
         if (before.phase, after.phase) == (Rebooting, Monitoring) {
             let boot = node
                 .shadow
@@ -84,14 +86,41 @@ impl<'a> Judge<'a> {
             );
         }
         if before.not_after != after.not_after && is_valid(plan) {
+            let windows = self.windows(plan);
             let open = match after.not_after {
-                Some(end) => is_open_until(&plan.spec, self.now, end),
+                Some(end) => windows.is_open_until(self.now, end),
                 None => {
-                    may_finish(plan, after, node)
-                        || is_open_until(&plan.spec, self.now, self.now + TimeDelta::days(3))
+                    may_finish(plan, windows, after, node)
+                        || windows.is_open_until(self.now, self.now + TimeDelta::days(3))
                 }
             };
             assert!(open, "S4: {} may reboot until {:?}", node.name, after.not_after);
+        }
+    }
+
+    /// A node whose window is over goes back and is tried again, once. Where it was so before in this run, it has failed.
+    fn outlasts(&self, node: &NodeFacts, plan: &PlanFacts, before: &Grant, after: &Grant) {
+        let (None, Some(ending)) = (&before.ending, &after.ending) else {
+            return;
+        };
+        let name = &node.name;
+        let again = outlasted(node, &after.run);
+        if ending.outlasted {
+            let over = before.not_after.is_some_and(|end| end <= self.now);
+            assert!(
+                over && before_permit(before) && !self.windows(plan).is_open(self.now),
+                "L1: {name} has outlasted no window"
+            );
+            assert!(
+                ending.failure.is_none() || again,
+                "L1: {name} has failed the first time"
+            );
+            // What it does while it is drained may be nobody's fault.
+            let staged = before.phase == GrantPhase::Granted && node.disruption.is_some();
+            assert!(
+                ending.failure.is_some() || !again || staged,
+                "L1: {name} would be tried for ever"
+            );
         }
     }
 
@@ -118,12 +147,13 @@ impl<'a> Judge<'a> {
                 .get(&plan.uid)
                 .filter(|before| before.run == entry.run);
             let Some(before) = same_run else { continue };
+            let was_halted = before.halted && !self.is_retried(plan);
             assert!(
-                entry.halted || !before.halted,
+                entry.halted || !was_halted,
                 "S11: {} is halted no more",
                 plan.name
             );
-            if is_valid(plan) && !before.halted {
+            if is_valid(plan) && !was_halted {
                 let matched = owned(self.world, self.before, plan);
                 let failed = self.failed(plan, entry, &matched);
                 let threshold = share(plan.spec.failure_policy.threshold, matched.len()).max(1);
@@ -155,19 +185,22 @@ impl<'a> Judge<'a> {
                 "S12: {who}"
             );
             let entry = &self.after.plans[&plan.uid];
-            assert_eq!(
-                (&grant.to, &grant.run),
-                (&plan.spec.target_version, &entry.run),
-                "S12: {who}"
-            );
+            // Where it is not known what the node is to run, it may go on to what was known.
+            let to = target(plan, entry, node).unwrap_or(&grant.to);
+            assert_eq!((grant.to.as_str(), &grant.run), (to, &entry.run), "S12: {who}");
+            let down = is_older(&grant.to, &grant.from);
+            assert!(!down || plan.spec.allow_downgrade, "S8: {who} goes down");
+            assert!(!self.after.stop, "S12: {who} though the install is stopped");
+            assert_eq!(node.opt_out, None, "S3: {who} was taken out");
             assert!(
                 takes_part(node) && selects(&plan.spec.node_selector, &node.labels),
                 "S12: {who} is selected no more"
             );
             let closed = grant.not_after.is_some_and(|end| self.now >= end);
             assert!(!closed, "S4: {who} after its window");
+            let windows = self.windows(plan);
             assert!(
-                is_open(&plan.spec, self.now) || may_finish(plan, grant, node),
+                windows.is_open(self.now) || may_finish(plan, windows, grant, node),
                 "S4: {who} outside a window"
             );
             let was_halted = self
@@ -175,7 +208,10 @@ impl<'a> Judge<'a> {
                 .plans
                 .get(&plan.uid)
                 .is_some_and(|before| before.run == entry.run && before.halted);
-            assert!(!was_halted, "S11: {who} though its plan is halted");
+            assert!(
+                !was_halted || self.is_retried(plan),
+                "S11: {who} though its plan is halted"
+            );
         }
     }
 }

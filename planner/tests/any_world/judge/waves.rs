@@ -1,11 +1,18 @@
 //! S10: which wave a node is in, and what has to be so where the next one starts.
 
-use api::ledger::{Grant, PlanEntry};
-use planner::world::{NodeFacts, PlanFacts};
+use api::{
+    ledger::{Grant, PlanEntry},
+    plan::Approval,
+};
+use planner::{
+    decisions::Decisions,
+    world::{NodeFacts, PlanFacts},
+};
 
 use super::Judge;
 use crate::rules::{
-    given_up, is_down, is_valid, limit, owned, recorded, runs, selects, share, spec, version,
+    failure_of_run, given_up, is_complete, is_down, is_gated, is_left_out, is_valid, limit, on_target, owned,
+    recorded, selects, share, spec,
 };
 
 impl<'a> Judge<'a> {
@@ -54,10 +61,11 @@ impl<'a> Judge<'a> {
                 .iter()
                 .filter(|node| recorded(node, self.before, &entry.run) == Some(&grant.wave))
                 .count();
-            // One that runs a newer version by now gives its place back: another is to prove what it cannot.
+            // One that nothing is done with any more gives its place back: another is to prove what it cannot.
             let stays = |node: &&&&NodeFacts| {
-                let newer = runs(node).and_then(version) > version(&plan.spec.target_version);
-                !newer || self.after.grants.contains_key(&node.uid)
+                let failed = given_up(node, plan, entry) || on_target(node, plan, entry);
+                let left = is_left_out(node, plan, entry) || self.is_not_waited_for(node, plan, entry);
+                failed || !left || self.after.grants.contains_key(&node.uid)
             };
             let members = members.iter().filter(stays).count();
             assert!(
@@ -96,7 +104,6 @@ impl<'a> Judge<'a> {
             let Some(after) = self.after.plans.get(&plan.uid) else {
                 continue;
             };
-            let run = plan.status.run.as_ref().filter(|run| run.id == after.run);
             let first = match self.before.plans.get(&plan.uid) {
                 Some(before) if before.run == after.run => {
                     let open = plan.spec.waves.get(before.open_wave as usize);
@@ -105,55 +112,134 @@ impl<'a> Judge<'a> {
                     if moved { 0 } else { before.open_wave }
                 }
                 // A run that was complete and is taken up again has been through its waves.
-                _ if run.is_some_and(|run| run.completed_at.is_some()) => continue,
+                _ if is_complete(plan, &after.run) => continue,
                 _ => 0,
             };
             let matched = owned(self.world, self.before, plan);
             for index in first as usize..after.open_wave as usize {
                 let (wave, who) = (&plan.spec.waves[index], &plan.name);
                 starts = true;
-                assert!(!after.halted && !after.paused, "S11, S12: a wave of {who} starts");
+                assert!(
+                    !after.halted && !after.paused && !self.after.stop,
+                    "S11, S12: a wave of {who} starts"
+                );
+                assert!(
+                    !is_gated(wave, after),
+                    "S10: nobody has approved wave {} of {who}",
+                    wave.name
+                );
                 let of_wave = |node: &&&NodeFacts| self.wave_so_far(node, &after.run) == Some(&wave.name);
                 let members: Vec<_> = matched.iter().filter(of_wave).collect();
-                let on_target = |node: &&&&NodeFacts| {
-                    runs(node) == Some(plan.spec.target_version.as_str()) && !given_up(node, plan, &after.run)
-                };
                 for node in &members {
-                    let newer = runs(node).and_then(version) > version(&plan.spec.target_version);
-                    let over = on_target(&node) || given_up(node, plan, &after.run) || newer;
                     let granted = self.after.grants.contains_key(&node.uid);
                     assert!(
-                        over && !granted,
+                        self.is_over(node, plan, after) && !granted,
                         "S10: {} is not done with wave {} of {who}",
                         node.name,
                         wave.name
                     );
                 }
-                let proven: Vec<_> = members.iter().filter(on_target).collect();
+                let proves =
+                    |node: &&&&NodeFacts| on_target(node, plan, after) && !given_up(node, plan, after);
+                let proven: Vec<_> = members.iter().filter(proves).collect();
+                // Who has been taken out was not to prove anything.
+                let needed = members.iter().any(|node| node.opt_out.is_none());
                 assert!(
-                    members.is_empty() || !proven.is_empty(),
+                    !needed || !proven.is_empty(),
                     "S10: wave {} of {who} has proven nothing",
                     wave.name
                 );
+                let soak = wave.soak.delta();
                 for node in proven {
-                    let at = spec(node).and_then(|spec| spec.state_transition_timestamp);
-                    let soak = wave.soak.delta();
+                    let spec = spec(node);
+                    let at = spec.and_then(|spec| spec.state_transition_timestamp);
+                    // What a retry has forgiven is watched from then on.
+                    let forgiven = spec
+                        .is_some_and(|spec| spec.failure.is_some() && spec.run.as_ref() == Some(&after.run));
+                    let at = at.max(after.actions.retried_at.filter(|_| forgiven));
                     // Where nothing is waited for, no clock counts.
                     assert!(
                         soak.is_zero() || at.is_some_and(|at| at + soak <= self.now),
                         "S10: wave {} of {who} has not soaked",
                         wave.name
                     );
+                    let watched = !soak.is_zero() || wave.approval == Approval::Manual;
                     assert!(
-                        node.ready || soak.is_zero(),
+                        node.ready || !watched || node.opt_out.is_some(),
                         "S10: wave {} of {who} is not healthy",
                         wave.name
+                    );
+                }
+                for node in members.iter().filter(|node| given_up(node, plan, after)) {
+                    let at = failure_of_run(node, after).map(|failure| failure.at);
+                    assert!(
+                        soak.is_zero() || at.is_none_or(|at| at + soak <= self.now),
+                        "S10: wave {} of {who} has not soaked since {} failed",
+                        wave.name,
+                        node.name
                     );
                 }
                 self.has_no_place_left(plan, after, index, &matched);
             }
         }
         starts
+    }
+
+    /// A run is complete where nothing is left to do with any of its nodes, and its last wave is soaked and approved.
+    pub(super) fn complete(&self, decisions: &Decisions) {
+        for new in &decisions.statuses {
+            let plan = self
+                .world
+                .plans
+                .iter()
+                .find(|plan| plan.name == new.plan)
+                .unwrap();
+            let run = new.status.run.as_ref().filter(|run| run.completed_at.is_some());
+            let Some(run) = run.filter(|run| !is_complete(plan, &run.id)) else {
+                continue;
+            };
+            let (entry, name) = (&self.after.plans[&plan.uid], &plan.name);
+            let matched = owned(self.world, self.before, plan);
+            assert!(
+                is_valid(plan) && !entry.halted && !matched.is_empty(),
+                "S11: {name} is complete"
+            );
+            let wave = plan.spec.waves.get(entry.open_wave as usize);
+            for node in matched {
+                let granted = self.after.grants.contains_key(&node.uid);
+                assert!(
+                    self.is_over(node, plan, entry) && !granted,
+                    "S10: {name} is complete without {}",
+                    node.name
+                );
+                let Some(wave) = wave.filter(|wave| recorded(node, self.after, &run.id) == Some(&wave.name))
+                else {
+                    continue;
+                };
+                let was_done = on_target(node, plan, entry) || given_up(node, plan, entry);
+                assert!(
+                    !was_done || !is_gated(wave, entry),
+                    "S10: {name} is complete, and nobody has approved {}",
+                    wave.name
+                );
+                let at = spec(node).and_then(|spec| spec.state_transition_timestamp);
+                let soaks =
+                    at.is_some_and(|at| at + wave.soak.delta() > self.now) && !wave.soak.delta().is_zero();
+                assert!(
+                    !soaks || !on_target(node, plan, entry) || given_up(node, plan, entry),
+                    "S10: {name} is complete while {} soaks",
+                    wave.name
+                );
+            }
+        }
+    }
+
+    /// Whether nothing is left to do with a node that has no grant: it is updated, failed or skipped.
+    fn is_over(&self, node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+        on_target(node, plan, entry)
+            || given_up(node, plan, entry)
+            || is_left_out(node, plan, entry)
+            || self.is_not_waited_for(node, plan, entry)
     }
 
     /// A wave that starts leaves no node behind that the one before it would have taken.
@@ -170,13 +256,6 @@ impl<'a> Judge<'a> {
                 .iter()
                 .position(|wave| Some(wave.name.as_str()) == name)
         };
-        let is_over = |node: &NodeFacts| {
-            let target = version(&plan.spec.target_version);
-            given_up(node, plan, &entry.run)
-                || runs(node)
-                    .and_then(version)
-                    .is_some_and(|runs| Some(runs) >= target)
-        };
         let left = matched.iter().filter(|node| {
             let earlier = (0..index).any(|earlier| fits(node, earlier));
             // A node on its way in another run takes no place of a wave that has not one for everybody.
@@ -185,7 +264,7 @@ impl<'a> Judge<'a> {
             known(node).is_none()
                 && !earlier
                 && fits(node, index)
-                && !is_over(node)
+                && !self.is_over(node, plan, entry)
                 && (wave.size.is_none() || !elsewhere)
         });
         let left: Vec<&str> = left.map(|node| node.name.as_str()).collect();

@@ -1,0 +1,82 @@
+//! Who comes first in a wave, and who is not waited for any more.
+
+use api::ledger::{Grant, PlanEntry};
+use planner::world::{NodeFacts, PlanFacts};
+
+use super::Judge;
+use crate::rules::{could_start, hosts_granted, is_stuck, outlasted, owned, recorded};
+
+impl Judge<'_> {
+    /// In a wave the nodes that the operator runs on come last, and before them those that have outlasted a window: as long as
+    /// there is another that could be begun with.
+    pub(super) fn in_turn(&self, uid: &str, grant: &Grant) {
+        let (Some(node), Some(plan)) = (self.node(uid), self.plan(&grant.plan)) else {
+            return;
+        };
+        // With a topology the others may have no place where this one has.
+        if plan.spec.topology.is_some() {
+            return;
+        }
+        let entry = &self.after.plans[&plan.uid];
+        let turn = |node: &NodeFacts| (node.hosts_operator, outlasted(node, &entry.run));
+        for other in owned(self.world, self.before, plan) {
+            let same_wave =
+                plan.spec.waves.is_empty() || recorded(other, self.after, &entry.run) == Some(&grant.wave);
+            let granted = [self.before, self.after]
+                .iter()
+                .any(|ledger| ledger.grants.contains_key(&other.uid));
+            let alone = !other.hosts_operator || hosts_granted(self.world, self.before, &other.uid) == 0;
+            let could = same_wave
+                && !granted
+                && alone
+                && could_start(self.now, other, plan, entry, &self.world.settings);
+            assert!(
+                !could || turn(node) <= turn(other),
+                "L8: {} is granted before {}",
+                node.name,
+                other.name
+            );
+        }
+    }
+
+    /// Since when a plan waits for nothing but nodes that cannot be updated: no longer than that is so.
+    pub(super) fn held(&self) {
+        for plan in &self.world.plans {
+            let Some(entry) = self.after.plans.get(&plan.uid) else {
+                continue;
+            };
+            let Some(since) = entry.held_since.filter(|_| crate::rules::is_valid(plan)) else {
+                continue;
+            };
+            let before = self.before.plans.get(&plan.uid);
+            let before = before.filter(|before| before.run == entry.run);
+            let was = before.and_then(|before| before.held_since);
+            assert!(
+                was.unwrap_or(self.now) == since,
+                "S10: {} is held since {since}",
+                plan.name
+            );
+            let rests = entry.paused || entry.halted || self.after.stop;
+            let moves = owned(self.world, self.before, plan).into_iter().find(|node| {
+                let grants = [self.before, self.after].map(|ledger| ledger.grants.contains_key(&node.uid));
+                grants == [true, true]
+            });
+            assert!(
+                !rests && moves.is_none(),
+                "S10: {} is held though it rests, or {:?} moves",
+                plan.name,
+                moves.map(|node| &node.name)
+            );
+        }
+    }
+
+    /// Whether the node may be left alone now: it cannot be updated, and that has held its plan for `skipAfter` of open window.
+    pub(super) fn is_not_waited_for(&self, node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+        let Some(since) = entry.held_since else {
+            return false;
+        };
+        let windows = crate::rules::Windows::of(plan, self.before);
+        is_stuck(node, plan, entry, self.now)
+            && windows.open_between(since, self.now) >= plan.spec.skip_after.delta()
+    }
+}
