@@ -316,6 +316,22 @@ async fn s1_a_grant_is_written_only_on_nodes_read_within_five_seconds() {
 }
 
 #[tokio::test]
+async fn s1_nodes_that_were_read_too_long_ago_are_read_again_before_a_grant_is_written() {
+    let list = || json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "20"}, "items": [node("12")]});
+    let api = Api::new([(200, ledger("21")), (200, list()), (200, list())]).with(stored("5"));
+    let limit = api.context.settings.node_freshness;
+    let known_for = |age| api.context.view.set_nodes_fresh(Instant::now() - age);
+    known_for(limit / 4);
+    assert_eq!(api.swap(true).await.unwrap(), Swap::Written);
+    // The second would be too old by the time the write has arrived.
+    for age in [limit * 2, limit * 3 / 4] {
+        known_for(age);
+        assert_eq!(api.swap(true).await.unwrap(), Swap::Renewed, "{age:?}");
+        assert!(api.asked().last().unwrap().starts_with("GET /api/v1/nodes?"));
+    }
+}
+
+#[tokio::test]
 async fn s1_a_node_that_the_list_lacks_is_read_by_itself() {
     let list =
         json!({"kind": "NodeList", "apiVersion": "v1", "metadata": {"resourceVersion": "20"}, "items": []});

@@ -160,6 +160,26 @@ fn s10_after_a_retry_a_wave_soaks_anew() {
     sim.ends_well();
 }
 
+#[test]
+fn s10_what_fails_after_a_retry_by_a_clock_that_was_ahead_counts() {
+    let waves = "waves: [{name: canary, size: 1, soak: 30m}, {name: rest}]";
+    let mut sim = Sim::new().nodes(2).plan("web", waves);
+    sim.run_until_phase("web", Phase::Soaking);
+    let ahead = sim.now + hours(1);
+    let ledger = sim.world.ledger.as_mut().unwrap();
+    for entry in ledger.plans.values_mut() {
+        entry.actions.retried_at = Some(ahead);
+    }
+    let canary = sim.checker.granted[0].1.clone();
+    sim.not_ready(&canary);
+    sim.settle();
+    assert_eq!(sim.phase("web"), Some(Phase::Halted));
+    sim.ready(&canary);
+    sim.run_for(hours(2));
+    assert_eq!(sim.checker.granted.len(), 1, "S11");
+    sim.ends_well();
+}
+
 /// A window long from now.
 const TOMORROW: &str =
     "maintenanceWindows: [{name: w, start: 2026-11-23T08:00:00Z, end: 2026-11-23T10:00:00Z}]";
