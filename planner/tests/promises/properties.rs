@@ -1,7 +1,7 @@
 //! Whatever happens, the promises hold at every write ([`Sim`] checks them), and once faults stop every node ends
 //! updated, failed or skipped, with nothing of ours left.
 
-use api::plan::Phase;
+use api::{plan::Phase, quantity::IntOrPercent};
 use chrono::TimeDelta;
 use proptest::{prelude::*, test_runner::RngSeed};
 
@@ -129,11 +129,19 @@ fn spec() -> impl Strategy<Value = String> {
         "{key: tier, maxDomains: 1}",
         "{key: tier, maxDomains: 2}",
     ]);
-    let further = (topology,);
+    let exclusions = prop::sample::select(vec![
+        "[]",
+        "[]",
+        "[{name: freeze, schedule: '5 */3 * * *', duration: 50m}]",
+    ]);
+    let at_the_end = prop::sample::select(vec!["Withdraw", "Finish"]);
+    let skip_after = prop::sample::select(vec!["1h", "10m", "0s"]);
+    let further = (topology, exclusions, at_the_end, skip_after);
     (limit, waves, windows, expected, 0..3_u32, 1..4_u32, further).prop_map(
-        |(limit, waves, windows, expected, retries, threshold, (topology,))| {
+        |(limit, waves, windows, expected, retries, threshold, (topology, exclusions, at_the_end, skip_after))| {
             format!(
                 "maxUnavailable: {limit}\ntopology: {topology}\nwaves: {waves}\nmaintenanceWindows: {windows}\n\
+                 exclusions: {exclusions}\nonWindowEnd: {at_the_end}\nskipAfter: {skip_after}\n\
                  expectedNodeDuration: {expected}\n\
                  failurePolicy: {{retries: {retries}, threshold: {threshold}}}\n\
                  timeouts: {{stage: 5m, reboot: 5m}}\ndrain: {{timeout: 5m}}\nmonitoring: {{minReady: 30s, timeout: 4m}}"
@@ -168,10 +176,12 @@ proptest! {
         spec in spec(),
         timing in timing(),
         crashing in prop::bool::weighted(0.2),
+        install in prop::option::weighted(0.3, 1..4_u32),
         story in prop::collection::vec((0..900_i64, 0..20_usize, happens()), 0..25),
     ) {
         let mut sim = Sim::new().timing(timing).nodes(nodes).node_with("dev", "1.20.3", &[("tier", "dev")]).plan("web", &spec);
         sim.one_write_a_round = crashing;
+        sim.world.settings.max_unavailable = install.map(IntOrPercent::Int);
         sim.settle();
         for (after, node, what) in story {
             sim.run_for(TimeDelta::seconds(after));

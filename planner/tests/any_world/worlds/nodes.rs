@@ -65,6 +65,7 @@ pub fn known(draw: &mut Draw<'_>, facts: &mut NodeFacts) {
 pub fn rest(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &mut NodeFacts, way: &Way, is_done: bool) {
     facts.disruption = None;
     facts.agent.ready &= is_done || !draw.seldom(60);
+    facts.ready &= !is_done || !draw.seldom(20);
     let takes_part = draw.seldom(40);
     let Some(shadow) = &mut facts.shadow else { return };
     let spec = &mut shadow.spec;

@@ -93,6 +93,7 @@ pub fn further(draw: &mut Draw<'_>, spec: &mut UpdatePlanSpec) {
     for wave in &mut spec.waves {
         if draw.seldom(60) && gated {
             wave.approval = Approval::Manual;
+            wave.soak = draw.of(&[wave.soak, Span::minutes(0)]);
         }
     }
 }
@@ -147,7 +148,7 @@ pub fn people(draw: &mut Draw<'_>, facts: &mut PlanFacts) {
         .to_owned();
     let run = if run.is_empty() { run_of(&facts.name) } else { run };
     let mut approved = Vec::new();
-    let approves = draw.seldom(35);
+    let approves = draw.seldom(50);
     for wave in wave_names(&facts.spec) {
         if draw.seldom(70) && approves {
             approved.push(format!("{run}/{wave}"));
@@ -175,7 +176,7 @@ pub fn people(draw: &mut Draw<'_>, facts: &mut PlanFacts) {
 fn actions(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &PlanFacts) -> Actions {
     let mut actions = Actions::default();
     for wave in wave_names(&facts.spec) {
-        if draw.seldom(30) {
+        if draw.seldom(50) {
             actions.approved.insert(wave, draw.before(now, 300));
         }
     }
