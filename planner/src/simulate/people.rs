@@ -305,7 +305,10 @@ impl fmt::Display for Happening {
             Self::StageAhead(limit) => {
                 write!(f, "at most {limit} at a time may download ahead of their turn")
             }
-            Self::ClockSkew(Some(skew)) => write!(f, "the clock is {} s ahead", skew.num_seconds()),
+            Self::ClockSkew(Some(skew)) => {
+                let side = if *skew < TimeDelta::zero() { "behind" } else { "ahead" };
+                write!(f, "the clock is {} s {side}", skew.num_seconds().abs())
+            }
             Self::ClockSkew(None) => f.write_str("the clock is not compared"),
             Self::Look => f.write_str("a look"),
         }
