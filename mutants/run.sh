@@ -5,7 +5,7 @@
 #   mutants/run.sh --check         whether all of them still apply; nothing is built
 #
 # A patch begins with two lines: what it breaks, and the test command that must fail. One that no longer applies is a
-# failure: the guard it was aimed at has moved, and nobody knows whether it is still tested.
+# failure: the guard it was aimed at has moved, and nobody knows whether it is still tested. So is one whose test never ends.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 check=
@@ -21,8 +21,21 @@ if [[ ! $check ]]; then
   # Two runs that build into one folder would test each other's faults.
   mkdir -p "$CARGO_TARGET_DIR"
   exec 8>"$CARGO_TARGET_DIR/.in-use"
-  flock 8
+  flock --nonblock 8 || { echo "waiting for another run in this checkout" >&2; flock 8; }
 fi
+
+# Runs a command for at most a quarter of an hour. In the background, as timeout puts it out of reach of Ctrl-C.
+child=
+trap '[[ -z $child ]] || kill "$child"; exit 130' INT TERM
+tried() {
+  env --chdir "$work" timeout --kill-after 30 900 bash -c "$1" >"$work/log" 2>&1 8>&- &
+  child=$!
+  local status=0
+  wait "$child" || status=$?
+  child=
+  return "$status"
+}
+
 killed=0
 for patch in "${patches[@]}"; do
   name=$(basename "$patch" .patch)
@@ -37,12 +50,12 @@ for patch in "${patches[@]}"; do
   else
     patch --dir "$work" --strip 1 --forward --fuzz 0 --quiet <"$patch"
     # What does not even compile proves nothing about the tests.
-    if ! (cd "$work" && eval "$command --no-run") >"$work/log" 2>&1; then
+    if ! (cd "$work" && eval "$command --no-run") >"$work/log" 2>&1 8>&-; then
       echo "INVALID   $name: does not compile"
       tail -n 20 "$work/log"
-    elif (cd "$work" && timeout 600 bash -c "$command") >"$work/log" 2>&1; then
+    elif tried "$command"; then
       echo "SURVIVED  $name: $breaks"
-    elif (($? == 124)); then
+    elif [[ $? == 124 || $? == 137 ]]; then
       # Nobody waits for a test that never ends; it has to say what is wrong.
       echo "HANGS     $name: $breaks"
     else

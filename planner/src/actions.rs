@@ -107,8 +107,6 @@ pub(crate) fn take(planning: &mut Planning<'_>, owned: &Owned<'_>) {
         return;
     };
     let now = planning.now;
-    // A clock that was ahead may have written it; what fails from now on counts all the same.
-    entry.actions.retried_at = entry.actions.retried_at.map(|at| at.min(now));
     for asked in asked(&facts.annotations) {
         if entry.actions.taken.contains(&asked.record()) || refusal(asked, owned, &entry).is_some() {
             continue;

@@ -365,7 +365,7 @@ impl Granted<'_> {
             Change::End(Ending {
                 message,
                 failure,
-                at: self.now,
+                at: failure.map_or(self.now, |_| fails_at(self.now, self.retried_at)),
                 outlasted,
             }),
         )
@@ -468,6 +468,11 @@ pub(crate) fn failure_in_run<'a>(
         .as_ref()
         .filter(|_| spec.run.as_deref() == Some(run))
         .filter(counts)
+}
+
+/// The instant of a failure. One that comes after a retry is not before it, also where that was by a clock that was ahead.
+pub(crate) fn fails_at(now: DateTime<Utc>, retried_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
+    retried_at.map_or(now, |at| at.max(now))
 }
 
 /// Whether a node has outlasted a window of the run.

@@ -306,7 +306,11 @@ impl fmt::Display for Happening {
                 write!(f, "at most {limit} at a time may download ahead of their turn")
             }
             Self::ClockSkew(Some(skew)) => {
-                let side = if *skew < TimeDelta::zero() { "behind" } else { "ahead" };
+                let side = if *skew < TimeDelta::zero() {
+                    "behind"
+                } else {
+                    "ahead"
+                };
                 write!(f, "the clock is {} s {side}", skew.num_seconds().abs())
             }
             Self::ClockSkew(None) => f.write_str("the clock is not compared"),

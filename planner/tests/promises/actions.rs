@@ -167,9 +167,7 @@ fn s10_what_fails_after_a_retry_by_a_clock_that_was_ahead_counts() {
     sim.run_until_phase("web", Phase::Soaking);
     let ahead = sim.now + hours(1);
     let ledger = sim.world.ledger.as_mut().unwrap();
-    for entry in ledger.plans.values_mut() {
-        entry.actions.retried_at = Some(ahead);
-    }
+    ledger.plans.get_mut("uid-web").unwrap().actions.retried_at = Some(ahead);
     let canary = sim.checker.granted[0].1.clone();
     sim.not_ready(&canary);
     sim.settle();
@@ -177,6 +175,28 @@ fn s10_what_fails_after_a_retry_by_a_clock_that_was_ahead_counts() {
     sim.ready(&canary);
     sim.run_for(hours(2));
     assert_eq!(sim.checker.granted.len(), 1, "S11");
+    sim.ends_well();
+}
+
+#[test]
+fn s11_a_retry_by_a_clock_that_was_ahead_forgives_what_was_and_nothing_that_comes() {
+    let mut sim = Sim::new().nodes(2).plan("web", ONE_TRY);
+    sim.break_every_node(Fault::PrepareFails);
+    sim.run_until_phase("web", Phase::Halted);
+    sim.run_for(seconds(1));
+    sim.retry("web", "1");
+    sim.settle();
+    let ahead = sim.now + hours(1);
+    let ledger = sim.world.ledger.as_mut().unwrap();
+    let entry = ledger.plans.get_mut("uid-web").unwrap();
+    entry.actions.retried_at = Some(ahead);
+    sim.run_until_phase("web", Phase::Halted);
+    assert_eq!(sim.checker.granted.len(), 2, "each try is one");
+    sim.run_for(hours(3));
+    assert_eq!(
+        (sim.phase("web"), sim.checker.granted.len()),
+        (Some(Phase::Halted), 2)
+    );
     sim.ends_well();
 }
 

@@ -383,15 +383,14 @@ impl Checker {
         for (uid, entry) in &new.plans {
             let before = world.ledger.as_ref().and_then(|old| old.plans.get(uid));
             let before = before.filter(|before| before.run == entry.run);
-            let at = entry.actions.retried_at;
-            let changed = before.filter(|before| before.actions.retried_at != at);
-            let retried = changed.is_some() && self.approvals.retries(uid, &entry.run);
+            let retried = before.is_some_and(|before| before.actions.retried_at != entry.actions.retried_at);
             if retried {
+                assert!(
+                    self.approvals.retries(uid, &entry.run),
+                    "S11: {} is retried",
+                    entry.name
+                );
                 self.failed.remove(&entry.run);
-            } else if let Some(before) = changed {
-                // A retry of the future has been by a clock that was ahead: it has been no later than now.
-                let is_corrected = at.is_some() && before.actions.retried_at > at;
-                assert!(is_corrected, "S11: {} is retried", entry.name);
             }
             let lifted = before.is_some_and(|before| before.halted && !entry.halted);
             assert!(!lifted || retried, "S11: {} goes on", entry.name);

@@ -257,13 +257,8 @@ impl Tracks {
     fn note_retries(&mut self, change: &LedgerChange) {
         for (uid, entry) in change.after.iter().flat_map(|after| &after.plans) {
             let run = self.runs.entry((uid.clone(), entry.run.clone())).or_default();
-            let before = std::mem::replace(&mut run.retried_at, entry.actions.retried_at);
-            let known = change.before.as_ref().and_then(|before| before.plans.get(uid));
-            let known = known.map_or(&[][..], |known| &known.actions.taken);
-            let is_new = |done: &String| done.starts_with("retry ") && !known.contains(done);
-            // One of the future was by a clock that was ahead: that is put right, and is no further retry.
-            let is_corrected = run.retried_at < before && !entry.actions.taken.iter().any(is_new);
-            if run.retried_at != before && !is_corrected {
+            if run.retried_at != entry.actions.retried_at {
+                run.retried_at = entry.actions.retried_at;
                 run.retries += 1;
                 run.failed.clear();
             }

@@ -138,8 +138,13 @@ impl<'a> Judge<'a> {
         let Some(grant) = grant else {
             assert_eq!(new.state, NodeState::Idle, "S3: {name} is reset without a grant");
             let added = new.failure.as_ref().filter(|_| new.failure != found.failure);
+            // What fails after a retry is not before it, whatever the clock was then.
+            let of_run = |entry: &&PlanEntry| Some(&entry.run) == new.run.as_ref();
+            let entries = self.after.plans.values().filter(of_run);
+            let retried = entries.filter_map(|entry| entry.actions.retried_at).max();
+            let at = retried.map_or(self.now, |at| at.max(self.now));
             let unhealthy =
-                |failure: &Failure| failure.reason == FailureReason::Unhealthy && failure.at == self.now;
+                |failure: &Failure| failure.reason == FailureReason::Unhealthy && failure.at == at;
             let watched = !node.ready && node.opt_out.is_none();
             assert!(
                 added.is_none_or(|failure| unhealthy(failure) && watched),

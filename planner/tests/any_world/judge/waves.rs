@@ -53,10 +53,12 @@ impl<'a> Judge<'a> {
         let of_wave = |node: &&&NodeFacts| recorded(node, self.after, &entry.run) == Some(&grant.wave);
         let members: Vec<_> = matched.iter().filter(of_wave).collect();
         if let (Some(size), Some(_)) = (wave.size, self.made().find(|(_, made)| *made == grant)) {
-            let fixed = entry
-                .wave_sizes
-                .get(&wave.name)
-                .map_or(share(size, matched.len()), |size| *size as usize);
+            let known = self.before.plans.get(&plan.uid);
+            let known = known.filter(|known| known.run == entry.run);
+            let known = known.and_then(|known| known.wave_sizes.get(&wave.name));
+            let fixed = known.map_or(share(size, matched.len()), |size| *size as usize);
+            let written = entry.wave_sizes.get(&wave.name).map(|size| *size as usize);
+            assert_eq!(written, Some(fixed), "S10: the size of wave {}", wave.name);
             let before = matched
                 .iter()
                 .filter(|node| recorded(node, self.before, &entry.run) == Some(&grant.wave))
