@@ -79,8 +79,7 @@ pub(crate) struct Looked<'a> {
     unavailable: Vec<String>,
 }
 
-/// Looks at every node once, for all plans, in the order in which nodes were told apart: going through them plan by plan
-/// would go through the whole of a big fleet's memory for each plan.
+/// Looks at every node once, by name, for all plans: plan by plan would go through the whole of a big fleet's memory for each.
 pub(crate) fn look<'a>(planning: &mut Planning<'_>, plans: &'a [Owned<'a>]) -> Vec<Looked<'a>> {
     let mut all: Vec<Looked<'a>> = plans
         .iter()

@@ -160,14 +160,19 @@ fn s10_after_a_retry_a_wave_soaks_anew() {
     sim.ends_well();
 }
 
+/// The run has been retried, by a clock that was an hour ahead and is right again.
+fn retried_an_hour_ahead(sim: &mut Sim) {
+    let ahead = sim.now + hours(1);
+    let ledger = sim.world.ledger.as_mut().unwrap();
+    ledger.plans.get_mut("uid-web").unwrap().actions.retried_at = Some(ahead);
+}
+
 #[test]
 fn s10_what_fails_after_a_retry_by_a_clock_that_was_ahead_counts() {
     let waves = "waves: [{name: canary, size: 1, soak: 30m}, {name: rest}]";
     let mut sim = Sim::new().nodes(2).plan("web", waves);
     sim.run_until_phase("web", Phase::Soaking);
-    let ahead = sim.now + hours(1);
-    let ledger = sim.world.ledger.as_mut().unwrap();
-    ledger.plans.get_mut("uid-web").unwrap().actions.retried_at = Some(ahead);
+    retried_an_hour_ahead(&mut sim);
     let canary = sim.checker.granted[0].1.clone();
     sim.not_ready(&canary);
     sim.settle();
@@ -186,10 +191,7 @@ fn s11_a_retry_by_a_clock_that_was_ahead_forgives_what_was_and_nothing_that_come
     sim.run_for(seconds(1));
     sim.retry("web", "1");
     sim.settle();
-    let ahead = sim.now + hours(1);
-    let ledger = sim.world.ledger.as_mut().unwrap();
-    let entry = ledger.plans.get_mut("uid-web").unwrap();
-    entry.actions.retried_at = Some(ahead);
+    retried_an_hour_ahead(&mut sim);
     sim.run_until_phase("web", Phase::Halted);
     assert_eq!(sim.checker.granted.len(), 2, "each try is one");
     sim.run_for(hours(3));
