@@ -159,7 +159,11 @@ pub(crate) fn watch_soaking_wave(
         let failure = Failure {
             reason: FailureReason::Unhealthy,
             message: format!("not Ready while wave {} {doing}", wave.name),
-            at: machine::fails_at(planning.now, entry.actions.retried_at),
+            at: machine::fails_at(
+                planning.now,
+                entry.actions.retried_at,
+                shadow.spec.failure.as_ref(),
+            ),
             count: machine::failure_in_run(&shadow.spec, &entry.run, entry.actions.retried_at)
                 .map_or(0, |f| f.count)
                 + 1,
