@@ -102,7 +102,7 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         max_unavailable: valid.map(|_| number(rollout.max_unavailable)),
         waves,
         // A plan that needs no window says nothing of windows, and so causes no writes when they come and go.
-        window: (!over && !matches!(phase, Phase::Paused | Phase::Halted))
+        window: (!over && counts.matched > 0 && !matches!(phase, Phase::Paused | Phase::Halted))
             .then(|| window(owned, valid))
             .flatten(),
         estimated_completion: rollout.estimate,

@@ -46,7 +46,8 @@ pub struct UpdatePlanStatus {
     /// actions: what people have asked by annotations of the plan, and what became of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<ActionStatus>,
-    /// window: whether nodes may be disrupted now, and when that changes. None where the plan has no windows.
+    /// window: whether nodes may be disrupted now, and when that changes. None where the plan has no windows or no nodes,
+    /// is paused or halted, or is complete and needs none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowStatus>,
     /// estimatedCompletion: when the last node will be done if all goes on as it does, inside the plan's windows, to the

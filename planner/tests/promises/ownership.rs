@@ -49,6 +49,21 @@ fn s3_of_two_plans_the_older_owns() {
 }
 
 #[test]
+fn l7_a_plan_that_has_no_node_does_not_say_how_its_windows_come_and_go() {
+    let hourly = "maintenanceWindows: [{name: hourly, schedule: '0 * * * *', duration: 20m}]";
+    let nobodys = format!("{hourly}\nnodeSelector: {{matchLabels: {{pool: none}}}}");
+    let mut sim = db_and_web()
+        .plan("all", "maxUnavailable: 3")
+        .plan("loses", hourly)
+        .plan("empty", &nobodys);
+    sim.run_until_phase("all", Phase::Complete);
+    for plan in ["loses", "empty"] {
+        assert_eq!(sim.phase(plan), Some(Phase::Pending));
+    }
+    sim.ends_well();
+}
+
+#[test]
 fn s3_a_plan_of_the_same_age_comes_by_name() {
     let mut sim = Sim::new().nodes(1).plan("b", "").plan("a", "");
     let created = sim.plan_facts("b").created;

@@ -7,7 +7,10 @@ use proptest::{prelude::*, test_runner::RngSeed};
 
 use crate::support::{Fault, Sim, Timing, hours, minutes, seconds};
 
-/// Something that happens to one node, or to everything.
+/// The plan that every story has, and the one that some have beside it, for nodes that the first selects, too.
+const PLANS: [&str; 2] = ["web", "second"];
+
+/// Something that happens to one node, to one plan, or to everything.
 #[derive(Clone, Copy, Debug)]
 enum Happens {
     Breaks(Fault, u32),
@@ -21,6 +24,8 @@ enum Happens {
     Replaced,
     Joins,
     Paused(bool),
+    Priority(i32),
+    PlanDeleted,
     Target(u32),
     LimitOne,
     LedgerLost,
@@ -56,6 +61,8 @@ fn happens() -> impl Strategy<Value = Happens> {
         1 => Just(Happens::Replaced),
         1 => Just(Happens::Joins),
         2 => any::<bool>().prop_map(Happens::Paused),
+        1 => (-1..2).prop_map(Happens::Priority),
+        1 => Just(Happens::PlanDeleted),
         1 => (0..3_u32).prop_map(Happens::Target),
         1 => Just(Happens::LimitOne),
         1 => Just(Happens::LedgerLost),
@@ -67,7 +74,7 @@ fn happens() -> impl Strategy<Value = Happens> {
     ]
 }
 
-fn apply(sim: &mut Sim, node: usize, what: Happens) {
+fn apply(sim: &mut Sim, node: usize, plan: &str, what: Happens) {
     let names: Vec<String> = sim.world.nodes.iter().map(|facts| facts.name.clone()).collect();
     let name = &names[node % names.len()];
     let up = sim.hidden(name).up;
@@ -87,23 +94,28 @@ fn apply(sim: &mut Sim, node: usize, what: Happens) {
                 sim.add_node(&name, "1.20.3", &[("tier", "dev")]);
             }
         }
-        Happens::Paused(paused) if sim.plan_facts("web").spec.paused != paused => {
-            sim.edit("web", |spec| spec.paused = paused);
+        // Who deletes the only plan updates nothing any more.
+        Happens::PlanDeleted if plan != PLANS[0] => sim.delete_plan(plan),
+        Happens::Paused(paused) if sim.plan_facts(plan).spec.paused != paused => {
+            sim.edit(plan, |spec| spec.paused = paused);
         }
-        Happens::Target(patch) if sim.plan_facts("web").spec.target_version != format!("1.21.{patch}") => {
-            sim.edit("web", |spec| spec.target_version = format!("1.21.{patch}"));
+        Happens::Priority(priority) if sim.plan_facts(plan).spec.priority != priority => {
+            sim.edit(plan, |spec| spec.priority = priority);
         }
-        Happens::LimitOne if sim.plan_facts("web").spec.max_unavailable != "1".parse().unwrap() => {
-            sim.edit("web", |spec| spec.max_unavailable = "1".parse().unwrap());
+        Happens::Target(patch) if sim.plan_facts(plan).spec.target_version != format!("1.21.{patch}") => {
+            sim.edit(plan, |spec| spec.target_version = format!("1.21.{patch}"));
+        }
+        Happens::LimitOne if sim.plan_facts(plan).spec.max_unavailable != "1".parse().unwrap() => {
+            sim.edit(plan, |spec| spec.max_unavailable = "1".parse().unwrap());
         }
         Happens::LedgerLost => sim.lose_ledger(),
         Happens::Skewed(skew) => sim.skew(skew),
-        Happens::Approved(wave) => sim.approve("web", wave),
+        Happens::Approved(wave) => sim.approve(plan, wave),
         Happens::Retried => {
             let token = sim.history.len().to_string();
-            sim.retry("web", &token);
+            sim.retry(plan, &token);
         }
-        Happens::RunsNow => sim.run_now("web"),
+        Happens::RunsNow => sim.run_now(plan),
         Happens::OptsOut(out) => sim.opt_out(name, out.then_some("not this one")),
         _ => {}
     }
@@ -150,6 +162,13 @@ fn spec() -> impl Strategy<Value = String> {
     )
 }
 
+/// A plan beside the other: it takes some of that one's nodes, or all, or loses them to it.
+fn second() -> impl Strategy<Value = String> {
+    let nodes = prop::sample::select(vec!["{}", "{matchLabels: {tier: dev}}"]);
+    (spec(), nodes, -1..2)
+        .prop_map(|(spec, nodes, priority)| format!("priority: {priority}\nnodeSelector: {nodes}\n{spec}"))
+}
+
 fn timing() -> impl Strategy<Value = Timing> {
     (1..20_i64, 1..200_i64, 1..200_i64, 1..250_i64).prop_map(|(agent, stage, drain, reboot)| Timing {
         agent: seconds(agent),
@@ -174,18 +193,24 @@ proptest! {
     fn l1_l2_whatever_happens_it_ends_well(
         nodes in 1..8_usize,
         spec in spec(),
+        second in prop::option::weighted(0.5, second()),
         timing in timing(),
         crashing in prop::bool::weighted(0.2),
         install in prop::option::weighted(0.3, 1..4_u32),
-        story in prop::collection::vec((0..900_i64, 0..20_usize, happens()), 0..25),
+        story in prop::collection::vec((0..900_i64, 0..20_usize, 0..PLANS.len(), happens()), 0..25),
     ) {
-        let mut sim = Sim::new().timing(timing).nodes(nodes).node_with("dev", "1.20.3", &[("tier", "dev")]).plan("web", &spec);
+        let dev = [("tier", "dev")];
+        let mut sim = Sim::new().timing(timing).nodes(nodes).node_with("dev", "1.20.3", &dev).plan(PLANS[0], &spec);
+        if let Some(second) = second {
+            sim = sim.node_with("dev2", "1.20.3", &dev).plan(PLANS[1], &second);
+        }
         sim.one_write_a_round = crashing;
         sim.world.settings.max_unavailable = install.map(IntOrPercent::Int);
         sim.settle();
-        for (after, node, what) in story {
+        for (after, node, plan, what) in story {
             sim.run_for(TimeDelta::seconds(after));
-            apply(&mut sim, node, what);
+            let plan = if sim.has_plan(PLANS[plan]) { PLANS[plan] } else { PLANS[0] };
+            apply(&mut sim, node, plan, what);
         }
         let names: Vec<String> = sim.world.nodes.iter().map(|facts| facts.name.clone()).collect();
         for name in &names {
@@ -195,24 +220,34 @@ proptest! {
             }
         }
         sim.skew(0);
-        apply(&mut sim, 0, Happens::Paused(false));
+        let plans: Vec<&str> = PLANS.into_iter().filter(|plan| sim.has_plan(plan)).collect();
+        for plan in &plans {
+            apply(&mut sim, 0, plan, Happens::Paused(false));
+        }
         sim.run_for(hours(24));
         for wave in ["canary", "rest"] {
-            sim.approve("web", wave);
+            for plan in plans.iter().filter(|plan| sim.has_plan(plan)).copied().collect::<Vec<_>>() {
+                sim.approve(plan, wave);
+            }
             sim.run_for(hours(24));
         }
-        let status = sim.status("web");
-        // A wave may hold nodes that ran the target before: what counts is that this run has updated none.
-        let says_so = |message: &String| message.contains("none of its nodes could be updated");
-        let unproven = status.message.as_ref().is_some_and(says_so) && status.nodes.failed > 0;
-        let stuck = unproven || status.waves.iter().any(|wave| wave.updated == 0 && wave.failed > 0);
-        let over = matches!(status.phase, Some(Phase::Complete | Phase::Halted)) || stuck;
-        prop_assert!(over, "{}", sim.story());
-        prop_assert_eq!(status.nodes.updating, 0);
-        if status.phase == Some(Phase::Complete) {
-            prop_assert_eq!(status.nodes.waiting, 0, "{}", sim.story());
+        let mut complete = true;
+        for plan in plans.into_iter().filter(|plan| sim.has_plan(plan)) {
+            let status = sim.status(plan);
+            // A wave may hold nodes that ran the target before: what counts is that this run has updated none.
+            let says_so = |message: &String| message.contains("none of its nodes could be updated");
+            let unproven = status.message.as_ref().is_some_and(says_so) && status.nodes.failed > 0;
+            let stuck = unproven || status.waves.iter().any(|wave| wave.updated == 0 && wave.failed > 0);
+            let lost = status.nodes.matched == 0;
+            let over = matches!(status.phase, Some(Phase::Complete | Phase::Halted)) || stuck || lost;
+            prop_assert!(over, "{plan}\n{}", sim.story());
+            prop_assert_eq!(status.nodes.updating, 0);
+            if status.phase == Some(Phase::Complete) {
+                prop_assert_eq!(status.nodes.waiting, 0, "{}\n{}", plan, sim.story());
+            }
+            complete &= lost || status.phase == Some(Phase::Complete);
         }
-        if matches!(status.phase, Some(Phase::Complete)) {
+        if complete {
             sim.ends_well();
         } else {
             sim.run_for(minutes(1));
