@@ -26,7 +26,7 @@ pub(crate) struct Budgets<'a> {
     down_in_wave: HashMap<usize, Vec<String>>,
     /// The unavailable nodes of each domain that has any.
     busy: BTreeMap<Domain, Vec<String>>,
-    /// Grants in the ledger.
+    /// Grants in the ledger, and those of plans before that wait for no more than a finalizer: their places are taken.
     live: usize,
     /// The install's limit, and the nodes without a grant that spend it.
     install: Option<&'a (usize, Vec<String>)>,
@@ -82,7 +82,7 @@ impl<'a> Budgets<'a> {
             down: Vec::new(),
             down_in_wave: HashMap::new(),
             busy: BTreeMap::new(),
-            live: planning.ledger.grants.len(),
+            live: planning.ledger.grants.len() + planning.starting,
             install: planning.install.as_ref(),
             hosts: planning.hosts.clone(),
             told: Told::default(),

@@ -61,17 +61,23 @@ pub(crate) fn halt_at_threshold(
         .filter(|member| has_failed(planning, member, valid, entry))
         .map(|member| member.node.uid.clone())
         .collect();
-    // A node that failed and is gone, or belongs to another plan by now, has failed all the same.
+    // A node that failed and is gone, or belongs to another plan by now, has failed all the same; also where it is back, and its
+    // shadow tells of that plan's run.
     if !entry.failed.is_empty() {
-        let members: HashSet<&str> = rollout
+        let told: HashSet<&str> = rollout
             .members
             .iter()
+            .filter(|member| {
+                let is_to_be_updated = matches!(member.place, Place::Waiting | Place::Granted);
+                !is_to_be_updated || is_told(member, &entry.run)
+            })
             .map(|member| member.node.uid.as_str())
             .collect();
-        let gone = entry.failed.iter().filter(|uid| !members.contains(uid.as_str()));
+        let gone = entry.failed.iter().filter(|uid| !told.contains(uid.as_str()));
         failed.extend(gone.cloned());
     }
     failed.sort_unstable();
+    failed.dedup();
     rollout.failed = failed.len();
     entry.failed = failed;
     if rollout.failed >= rollout.threshold && !entry.halted {
@@ -84,6 +90,12 @@ pub(crate) fn halt_at_threshold(
         );
         planning.event(&rollout.owned.facts.name, None, "Halted", note, true);
     }
+}
+
+/// Whether the node's shadow tells of the run.
+fn is_told(member: &Member<'_>, run: &str) -> bool {
+    let shadow = member.node.shadow.as_ref();
+    shadow.is_some_and(|shadow| shadow.spec.run.as_deref() == Some(run))
 }
 
 /// Whether the threshold counts the node.

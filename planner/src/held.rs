@@ -6,7 +6,6 @@
 //! there are others to do.
 
 use api::{ledger::PlanEntry, verdict::Verdict};
-use chrono::{DateTime, Utc};
 
 use crate::{
     plan::Planning,
@@ -16,23 +15,29 @@ use crate::{
 };
 
 /// Records whether the waves that are open are held, and skips the nodes that have held them for long enough. `assignment`
-/// must be that of the nodes as they are, none of them skipped for this. True: some are, and the waves have changed.
+/// must be that of the nodes as they are, none of them skipped for this, or `again` that after some were. True: some are, and
+/// the waves have changed.
 pub(crate) fn skip(
     planning: &mut Planning<'_>,
     rollout: &mut Rollout<'_>,
     valid: &ValidPlan,
     entry: &mut PlanEntry,
     assignment: &Assignment,
+    again: bool,
 ) -> bool {
     let holding = holding(rollout, entry, assignment);
     if holding.is_empty() || entry.paused || entry.halted || planning.ledger.stop {
-        entry.held_since = None;
+        if !again {
+            entry.held_since = None;
+        }
         return false;
     }
     let since = *entry.held_since.get_or_insert(planning.now);
-    rollout.skip_at = valid.windows.has_been_open(since, valid.skip_after);
-    let Some(at) = rollout.skip_at else { return false };
+    let Some(at) = valid.windows.has_been_open(since, valid.skip_after) else {
+        return false;
+    };
     if at > planning.now {
+        rollout.skip_at = Some(at);
         planning.wake(at);
         return false;
     }
@@ -73,9 +78,4 @@ const fn is_stuck(verdict: &Verdict) -> bool {
             | Verdict::AgentOutdated
             | Verdict::NothingOffered { .. }
     )
-}
-
-/// When the nodes that hold the open wave are skipped, where that is still to come.
-pub(crate) fn skip_at(rollout: &Rollout<'_>, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    rollout.skip_at.filter(|at| *at > now)
 }

@@ -98,6 +98,8 @@ pub(crate) struct Planning<'a> {
     pub ahead: Ahead,
     /// The nodes with pods of the operator itself that are being updated.
     pub hosts: Vec<String>,
+    /// How many nodes will be granted as soon as their plans have their finalizers.
+    pub starting: usize,
 }
 
 impl<'a> Planning<'a> {
@@ -117,6 +119,7 @@ impl<'a> Planning<'a> {
             ahead: Ahead::new(now, world, &marked),
             marked,
             hosts: Vec::new(),
+            starting: 0,
         }
     }
 

@@ -11,7 +11,7 @@ use api::{
 use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
-    actions, held,
+    actions,
     message::{View, second},
     owners::Owned,
     pace,
@@ -322,7 +322,8 @@ fn waves(
                 updating: number(progress.granted),
                 skipped: number(progress.skipped),
                 failed: number(progress.failed),
-                skip_at: held::skip_at(rollout, now)
+                skip_at: rollout
+                    .skip_at
                     .filter(|_| index == open && phase == WavePhase::Progressing)
                     .map(second),
                 soak_until: progress

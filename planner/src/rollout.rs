@@ -165,8 +165,11 @@ pub(crate) fn rollout<'a>(
     let assign =
         |members: &[Member<'_>]| waves::assign(valid, &run, members, &owned.fits, open_wave, size_of);
     let mut assignment = assign(&rollout.members);
-    if held::skip(planning, &mut rollout, valid, &mut entry, &assignment) {
+    // Who takes the place of one that is skipped may hold it, too.
+    let mut again = false;
+    while held::skip(planning, &mut rollout, valid, &mut entry, &assignment, again) {
         assignment = assign(&rollout.members);
+        again = true;
     }
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
@@ -201,6 +204,7 @@ pub(crate) fn rollout<'a>(
             return rollout;
         }
         rollout.starting = granted.into_iter().map(|(_, grant)| grant.node).collect();
+        planning.starting += rollout.starting.len();
         planning.actions.push(Action::AddFinalizer {
             plan: facts.name.clone(),
         });

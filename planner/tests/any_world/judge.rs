@@ -19,7 +19,8 @@ use planner::{
 
 use super::rules::{
     Windows, before_permit, could_start, domains, down_in_install, given_up, gives_up, hosts_granted,
-    install_limit, is_down, is_valid, limit, needs, owned, owner, runs, share, target, version,
+    install_limit, is_down, is_left_out, is_valid, limit, needs, on_target, owned, owner, runs, share, spec,
+    target, version,
 };
 
 /// What the answer is judged by.
@@ -243,7 +244,13 @@ impl<'a> Judge<'a> {
             .plans
             .get(&plan.uid)
             .filter(|before| before.run == entry.run && !self.is_retried(plan));
-        let is_matched = |uid: &str| matched.iter().any(|node| node.uid == uid);
+        // One that another plan has had in between has no more to say of this run.
+        let tells = |node: &NodeFacts| {
+            let rests = on_target(node, plan, entry) || is_left_out(node, plan, entry);
+            let rests = rests && !self.after.grants.contains_key(&node.uid);
+            rests || spec(node).is_some_and(|spec| spec.run.as_ref() == Some(&entry.run))
+        };
+        let is_matched = |uid: &str| matched.iter().any(|node| node.uid == uid && tells(node));
         failed.extend(
             before
                 .iter()

@@ -87,3 +87,20 @@ fn s1_nodes_that_are_down_spend_the_installs_limit_whoever_owns_them() {
     sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
 }
+
+#[test]
+fn l8_a_plan_that_has_no_finalizer_yet_is_not_passed_by_one_that_comes_after_it() {
+    let mut sim = (1..=9).fold(Sim::new(), |sim, i| {
+        let pool = if i == 1 { "web" } else { "db" };
+        sim.node_with(&format!("{pool}{i}"), "1.20.3", &[("pool", pool)])
+    });
+    sim.world.settings.max_unavailable = Some(IntOrPercent::Int(1));
+    sim.apply_plan("db", "nodeSelector: {matchLabels: {pool: db}}");
+    sim.run_for(minutes(1));
+    assert_eq!(sim.granted().len(), 1);
+    sim.apply_plan("web", "priority: 10\nnodeSelector: {matchLabels: {pool: web}}");
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(sim.status("db").nodes.updated, 1, "{}", sim.story());
+    sim.run_until_phase("db", Phase::Complete);
+    sim.ends_well();
+}

@@ -64,6 +64,34 @@ fn l7_a_plan_that_has_no_node_does_not_say_how_its_windows_come_and_go() {
 }
 
 #[test]
+fn s11_a_node_that_failed_has_failed_also_where_another_plan_has_had_it_since() {
+    let mut sim = Sim::new()
+        .node_with("db", "1.20.3", &[("pool", "db")])
+        .node_with("held", "1.20.3", &[])
+        .plan(
+            "all",
+            "maxUnavailable: 3\nfailurePolicy: {retries: 0, threshold: 2}",
+        );
+    sim.cordon("held");
+    sim.break_node("db", Fault::PrepareFails);
+    sim.run_until("it has failed", |sim| sim.status("all").nodes.failed == 1);
+    sim.apply_plan("takes", "priority: 10\nnodeSelector: {matchLabels: {pool: db}}");
+    sim.run_until("it is tried", |sim| {
+        sim.facts("db").shadow.as_ref().unwrap().spec.plan.as_deref() == Some("takes")
+    });
+    sim.cordon("db");
+    sim.delete_plan("takes");
+    sim.run_for(minutes(30));
+    assert_eq!(sim.status("all").nodes.matched, 2);
+    sim.add_node("web", "1.20.3", &[]);
+    sim.break_node("web", Fault::PrepareFails);
+    sim.run_until_phase("all", Phase::Halted);
+    let message = sim.status("all").message.clone().unwrap_or_default();
+    assert!(message.contains("2 failed"), "{message}");
+    sim.ends_well();
+}
+
+#[test]
 fn s3_a_plan_of_the_same_age_comes_by_name() {
     let mut sim = Sim::new().nodes(1).plan("b", "").plan("a", "");
     let created = sim.plan_facts("b").created;

@@ -379,3 +379,33 @@ fn a_last_node_that_was_begun_and_is_held_up_is_skipped_and_the_run_complete() {
     assert_eq!(sim.phase("web"), Some(Phase::Complete));
     assert_eq!(sim.status("web").nodes.skipped, 1);
 }
+
+#[test]
+fn l1_a_node_that_takes_the_place_of_one_that_is_skipped_is_skipped_with_it_where_it_is_no_better() {
+    let canary = "maxUnavailable: 5\nwaves: [{name: canary, size: 1}, {name: rest}]";
+    for cordoned in 1..=4 {
+        let mut sim = Sim::new().nodes(10).plan("web", canary);
+        for i in 1..=cordoned {
+            sim.cordon(&format!("n{i:02}"));
+        }
+        sim.run_for(hours(6));
+        assert_eq!(
+            (sim.phase("web"), sim.status("web").nodes.updated),
+            (Some(Phase::Complete), 10 - cordoned),
+            "{}",
+            sim.story()
+        );
+        sim.ends_well();
+    }
+    let mut sim = Sim::new().nodes(4).plan(
+        "web",
+        "maxUnavailable: 100%\nwaves: [{name: first, size: 2}, {name: rest}]",
+    );
+    for dead in ["n02", "n03", "n04"] {
+        sim.not_ready(dead);
+    }
+    sim.run_for(hours(6));
+    assert_eq!(sim.status("web").nodes.updated, 1);
+    assert_eq!(sim.phase("web"), Some(Phase::Complete), "{}", sim.story());
+    sim.ends_well();
+}

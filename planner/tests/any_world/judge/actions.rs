@@ -265,8 +265,10 @@ impl<'a> Judge<'a> {
                 let gated = waves.any(|known| known.name == *wave && is_gated(known, entry));
                 assert!(gated && *run == entry.run, "{name} does not wait for {wave}");
             }
-            // Those that will be granted as soon as the finalizer is there are counted already.
-            Verdict::BudgetSpent { limit, .. } if limit == "install" && plan.finalizer => {
+            // Those that will be granted as soon as the finalizers of their plans are there are counted already.
+            Verdict::BudgetSpent { limit, .. }
+                if limit == "install" && self.world.plans.iter().all(|plan| plan.finalizer) =>
+            {
                 let down = down_in_install(self.world, self.after);
                 let max = install_limit(self.world, self.after);
                 assert!(max.is_some_and(|max| down >= max), "{name}: {down} of {max:?}");
