@@ -28,18 +28,21 @@ pub(crate) fn skip(
     let holding = holding(rollout, entry, assignment);
     if holding.is_empty() || entry.paused || entry.halted || planning.ledger.stop {
         if !again {
-            entry.held_since = None;
+            (entry.held_since, entry.held_out) = (None, false);
         }
         return false;
     }
     let since = *entry.held_since.get_or_insert(planning.now);
-    let Some(at) = valid.windows.has_been_open(since, valid.skip_after) else {
-        return false;
-    };
-    if at > planning.now {
-        rollout.skip_at = Some(at);
-        planning.wake(at);
-        return false;
+    if !entry.held_out {
+        let Some(at) = valid.windows.has_been_open(since, valid.skip_after) else {
+            return false;
+        };
+        if at > planning.now {
+            rollout.skip_at = Some(at);
+            planning.wake(at);
+            return false;
+        }
+        entry.held_out = valid.windows.open_until_done();
     }
     // Where nothing but these is left of the last wave there is nothing that has to be proven first.
     let last = entry.open_wave as usize + 1 == valid.waves.len();

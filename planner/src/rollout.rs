@@ -152,7 +152,6 @@ pub(crate) fn rollout<'a>(
         return rollout;
     };
     find_open_wave(valid, &mut entry);
-    waiting::record(planning, &rollout.members, valid, &mut entry);
     failures::halt_at_threshold(planning, &mut rollout, valid, &mut entry);
     let fixed = entry.wave_sizes.clone();
     let size_of = |wave: usize| {
@@ -171,6 +170,7 @@ pub(crate) fn rollout<'a>(
         assignment = assign(&rollout.members);
         again = true;
     }
+    waiting::record(planning, &rollout.members, valid, &mut entry);
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
     rollout.open_wave = entry.open_wave as usize;

@@ -310,3 +310,31 @@ fn an_exclusion_interrupts_a_run_that_an_instant_started() {
     assert_eq!(sim.checker.granted[before].0, at("11:00"));
     sim.ends_well();
 }
+
+#[test]
+fn s4_a_window_that_is_open_until_the_run_is_done_closes_also_where_a_node_is_skipped() {
+    let mondays = "maintenanceWindows: [{name: mondays, schedule: '0 0 10 * * Mon *'}]";
+    for comes_back in [false, true] {
+        let mut sim = Sim::new().nodes(3).plan("web", mondays);
+        sim.cordon("n02");
+        sim.plan_mut("web").spec.max_unavailable = "2".parse().unwrap();
+        sim.run_to(time("2026-11-23T10:00:00Z") + hours(6));
+        assert_eq!(sim.phase("web"), Some(Phase::Complete), "{}", sim.story());
+        assert_eq!(sim.status("web").nodes.skipped, 1);
+        let writes = sim.writes;
+        sim.run_to(time("2026-11-25T14:00:00Z"));
+        assert_eq!(sim.writes, writes, "L7");
+        let comes = if comes_back { "n02" } else { "late" };
+        if comes_back {
+            sim.uncordon("n02");
+        } else {
+            sim.add_node("late", "1.20.3", &[]);
+        }
+        sim.run_to(time("2026-11-30T10:00:00Z") - seconds(1));
+        assert_eq!(sim.checker.granted.len(), 2, "not before the next Monday");
+        assert_eq!(sim.verdict(comes).reason(), "OutsideWindow");
+        sim.run_for(hours(3));
+        assert_eq!(sim.hidden(comes).runs, "1.21.0");
+        sim.ends_well();
+    }
+}

@@ -75,6 +75,11 @@ impl Judge<'_> {
         let Some(since) = entry.held_since else {
             return false;
         };
+        // It was found before, when such a window was still open.
+        let before = self.before.plans.get(&plan.uid);
+        if before.is_some_and(|before| before.held_out && before.held_since == Some(since)) {
+            return is_stuck(node, plan, entry, self.now);
+        }
         let windows = crate::rules::Windows::of(plan, self.before);
         is_stuck(node, plan, entry, self.now)
             && windows.open_between(since, self.now) >= plan.spec.skip_after.delta()
