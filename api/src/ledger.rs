@@ -106,6 +106,10 @@ pub struct PlanEntry {
     /// openWaveName: its name, which tells whether an edit has moved it. Empty: the first wave.
     #[serde(default)]
     pub open_wave_name: String,
+    /// soaksFrom: when the last node of that wave was updated or given up, also of those that are gone or belong to another plan by
+    /// now; only where the wave has a soak.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub soaks_from: Option<DateTime<Utc>>,
     /// releasing: the plan's resourceVersion over which its finalizer is being removed. Grants need a finalizer that is
     /// on a later version.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -101,6 +101,9 @@ impl Normal {
         if self.on {
             entry.started_at = past();
             entry.held_since = entry.held_since.map(|_| past());
+            // No older than the nodes' own: else it would be written anew whenever they are looked at.
+            let age = self.ages.asked.min(self.ages.ended);
+            entry.soaks_from = entry.soaks_from.map(|at| settle_marked(self.frame(now), at, age));
             if !self.learns(now) {
                 entry.durations.clear();
             }

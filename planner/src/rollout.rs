@@ -171,8 +171,11 @@ pub(crate) fn rollout<'a>(
         again = true;
     }
     waiting::record(planning, &rollout.members, valid, &mut entry);
+    assignment.waves[entry.open_wave as usize].soaks_from(entry.soaks_from);
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
+    let open = entry.open_wave as usize;
+    entry.soaks_from = assignment.waves[open].soak_since(valid.waves[open].soak);
     rollout.open_wave = entry.open_wave as usize;
     let sizes = |entry: &mut PlanEntry| {
         for (i, wave) in valid.waves.iter().enumerate() {
@@ -235,6 +238,7 @@ fn find_open_wave(valid: &ValidPlan, entry: &mut PlanEntry) {
     if !never_moved && open.is_none_or(|wave| wave.name != entry.open_wave_name) {
         entry.open_wave = 0;
         entry.open_wave_name.clear();
+        entry.soaks_from = None;
     }
 }
 

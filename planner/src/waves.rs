@@ -99,10 +99,20 @@ impl WaveProgress {
         self.updated + self.skipped + self.failed == self.nodes && !self.done()
     }
 
+    /// The wave soaks from this time on, or later: a node that was its last is gone by now.
+    pub fn soaks_from(&mut self, at: Option<DateTime<Utc>>) {
+        self.last = self.last.max(at);
+    }
+
+    /// Since when a wave that is done is watched. None where it has no soak.
+    pub fn soak_since(&self, soak: chrono::TimeDelta) -> Option<DateTime<Utc>> {
+        self.last.filter(|_| !soak.is_zero())
+    }
+
     /// Until when a wave that is done is watched. One without a soak is not, also where its last node's time, written by
     /// a clock that was wrong, is still to come.
     pub fn soak_until(&self, soak: chrono::TimeDelta) -> Option<DateTime<Utc>> {
-        self.last.filter(|_| !soak.is_zero()).map(|at| at + soak)
+        self.soak_since(soak).map(|at| at + soak)
     }
 }
 

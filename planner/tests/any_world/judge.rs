@@ -96,6 +96,7 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
     judge.asked();
     judge.latest();
     judge.held();
+    judge.soaks();
     judge.recorded();
     judge.withdrawn();
     decisions.actions.iter().for_each(|action| judge.action(action));

@@ -216,7 +216,9 @@ fn next_wave<'a>(
     let proven = members().any(|node| updated(&node)) || members().next().is_none();
     let done =
         proven && !matched.is_empty() && matched.iter().find(may_join).is_none() && members().all(is_over);
-    let fine = members().all(|node| soaked(node) && node.ready) && !is_gated(wave, entry);
+    // Also from the last of those that are gone.
+    let all_soaked = entry.soaks_from.is_none_or(|at| at + wave.soak.delta() <= now);
+    let fine = members().all(|node| soaked(node) && node.ready) && all_soaked && !is_gated(wave, entry);
     (done && fine).then_some(next.name.as_str())
 }
 

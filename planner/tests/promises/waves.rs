@@ -381,6 +381,46 @@ fn a_last_node_that_was_begun_and_is_held_up_is_skipped_and_the_run_complete() {
 }
 
 #[test]
+fn s10_a_wave_soaks_also_where_its_nodes_have_gone_since() {
+    let waves = "maxUnavailable: 2
+waves: [{name: dev, nodeSelector: {matchLabels: {tier: dev}}, soak: 2h}, {name: rest}]";
+    for (leave, to_plan) in [(1, false), (2, false), (1, true), (2, true)] {
+        let dev = [("tier", "dev")];
+        let mut sim = Sim::new()
+            .nodes(2)
+            .node_with("dev1", "1.20.3", &dev)
+            .node_with("dev2", "1.20.3", &dev)
+            .plan("web", waves);
+        sim.retime("dev2", |timing| timing.reboot = minutes(10));
+        sim.run_until_phase("web", Phase::Soaking);
+        let last = sim.now;
+        sim.run_for(minutes(10));
+        for node in ["dev2", "dev1"].into_iter().take(leave) {
+            if to_plan {
+                sim.facts_mut(node).labels.insert("pool".into(), "other".into());
+            } else {
+                sim.delete_node(node);
+            }
+        }
+        if to_plan {
+            let other = "paused: true\npriority: 1\nnodeSelector: {matchLabels: {pool: other}}";
+            sim.apply_plan("other", other);
+        }
+        sim.run_to(last + hours(2) - minutes(2));
+        assert_eq!(
+            sim.checker.granted.len(),
+            2,
+            "{leave}, {to_plan}\n{}",
+            sim.story()
+        );
+        sim.run_until("the rest begins", |sim| sim.checker.granted.len() > 2);
+        assert!(sim.now <= last + hours(2) + minutes(2));
+        sim.run_until_phase("web", Phase::Complete);
+        sim.ends_well();
+    }
+}
+
+#[test]
 fn l1_a_node_that_takes_the_place_of_one_that_is_skipped_is_skipped_with_it_where_it_is_no_better() {
     let canary = "maxUnavailable: 5\nwaves: [{name: canary, size: 1}, {name: rest}]";
     for cordoned in 1..=4 {

@@ -39,6 +39,33 @@ impl Judge<'_> {
         }
     }
 
+    /// From when a wave soaks: from when a node of the plan was done, which is known from before, or from its shadow.
+    pub(super) fn soaks(&self) {
+        for plan in &self.world.plans {
+            let Some(entry) = self.after.plans.get(&plan.uid) else {
+                continue;
+            };
+            let Some(from) = entry.soaks_from.filter(|_| crate::rules::is_valid(plan)) else {
+                continue;
+            };
+            let before = self.before.plans.get(&plan.uid);
+            let before = before.filter(|before| before.run == entry.run);
+            let known = before.and_then(|before| before.soaks_from);
+            let is_done = |node: &&NodeFacts| {
+                let spec = crate::rules::spec(node);
+                let failed = spec.and_then(|spec| Some(spec.failure.as_ref()?.at));
+                [failed, spec.and_then(|spec| spec.state_transition_timestamp)].contains(&Some(from))
+            };
+            let found = owned(self.world, self.before, plan).iter().any(is_done);
+            let of_run = known == Some(from) || entry.actions.retried_at == Some(from);
+            assert!(
+                found || of_run,
+                "S10: the wave of {} soaks from {from}",
+                plan.name
+            );
+        }
+    }
+
     /// Since when a plan waits for nothing but nodes that cannot be updated: no longer than that is so.
     pub(super) fn held(&self) {
         for plan in &self.world.plans {

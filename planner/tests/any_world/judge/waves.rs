@@ -152,6 +152,16 @@ impl<'a> Judge<'a> {
                     wave.name
                 );
                 let soak = wave.soak.delta();
+                let before = self.before.plans.get(&plan.uid).filter(|before| {
+                    let open = (index, &wave.name);
+                    before.run == after.run && (before.open_wave as usize, &before.open_wave_name) == open
+                });
+                let from = before.and_then(|before| before.soaks_from);
+                assert!(
+                    soak.is_zero() || from.is_none_or(|at| at + soak <= self.now),
+                    "S10: wave {} of {who} has not soaked since the last of its nodes, gone by now, was done",
+                    wave.name
+                );
                 for node in proven {
                     let spec = spec(node);
                     let at = spec.and_then(|spec| spec.state_transition_timestamp);
