@@ -171,11 +171,7 @@ pub(crate) fn watch_soaking_wave(
         let failure = Failure {
             reason: FailureReason::Unhealthy,
             message: format!("not Ready while wave {} {doing}", wave.name),
-            at: machine::fails_at(
-                planning.now,
-                entry.actions.retried_at,
-                shadow.spec.failure.as_ref(),
-            ),
+            at: machine::fails_at(planning.now, entry.actions.retried_at),
             count: machine::failure_in_run(&shadow.spec, &entry.run, entry.actions.retried_at)
                 .map_or(0, |f| f.count)
                 + 1,

@@ -360,14 +360,12 @@ impl Granted<'_> {
     }
 
     fn end_as(&self, failure: Option<FailureReason>, message: String, outlasted: bool) -> Step {
-        let shadow = self.node.shadow.as_ref();
-        let recorded = shadow.and_then(|shadow| shadow.spec.failure.as_ref());
         Step::change(
             message.clone(),
             Change::End(Ending {
                 message,
                 failure,
-                at: failure.map_or(self.now, |_| fails_at(self.now, self.retried_at, recorded)),
+                at: failure.map_or(self.now, |_| fails_at(self.now, self.retried_at)),
                 outlasted,
             }),
         )
@@ -472,18 +470,9 @@ pub(crate) fn failure_in_run<'a>(
         .filter(counts)
 }
 
-/// The instant of a failure. One that comes after a retry is not before it, also where that was by a clock that was ahead;
-/// nor is it that of the failure that the node's shadow records, from which it is told by its instant.
-pub(crate) fn fails_at(
-    now: DateTime<Utc>,
-    retried_at: Option<DateTime<Utc>>,
-    recorded: Option<&Failure>,
-) -> DateTime<Utc> {
-    let Some(at) = retried_at.filter(|at| *at > now) else {
-        return now;
-    };
-    let taken = recorded.is_some_and(|failure| failure.at == at);
-    at + TimeDelta::seconds(i64::from(taken))
+/// The instant of a failure. One that comes after a retry is not before it, also where that was by a clock that was ahead.
+pub(crate) fn fails_at(now: DateTime<Utc>, retried_at: Option<DateTime<Utc>>) -> DateTime<Utc> {
+    retried_at.map_or(now, |at| at.max(now))
 }
 
 /// Whether a node has outlasted a window of the run.

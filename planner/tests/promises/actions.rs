@@ -202,24 +202,6 @@ fn s11_a_retry_by_a_clock_that_was_ahead_forgives_what_was_and_nothing_that_come
     sim.ends_well();
 }
 
-#[test]
-fn s11_the_last_of_the_retries_counts_at_once_also_after_a_retry_by_a_clock_that_was_ahead() {
-    let policy = "failurePolicy: {retries: 1, threshold: 1}\ntimeouts: {stage: 10m}";
-    let mut sim = Sim::new().nodes(1).plan("web", policy);
-    sim.settle();
-    retried_an_hour_ahead(&mut sim);
-    sim.break_node_times("n01", Fault::PrepareFails, 1);
-    sim.run_until("it is tried again", |sim| sim.checker.granted.len() == 2);
-    sim.break_node("n01", Fault::AgentSilent);
-    let deadline = sim.now + minutes(10);
-    sim.run_to(deadline - seconds(1));
-    sim.now = deadline;
-    let next = sim.decide().ledger.unwrap().spec;
-    let grant = next.grants.values().next().unwrap();
-    assert!(grant.ending.as_ref().unwrap().is_failure());
-    assert!(next.plans["uid-web"].halted, "before its shadow says so");
-}
-
 /// A window long from now.
 const TOMORROW: &str =
     "maintenanceWindows: [{name: w, start: 2026-11-23T08:00:00Z, end: 2026-11-23T10:00:00Z}]";

@@ -143,12 +143,8 @@ impl<'a> Judge<'a> {
             let entries = self.after.plans.values().filter(of_run);
             let retried = entries.filter_map(|entry| entry.actions.retried_at).max();
             let at = retried.map_or(self.now, |at| at.max(self.now));
-            let unhealthy = |failure: &Failure| {
-                let (is_new, late) = (found.failure.as_ref(), failure.at - at);
-                failure.reason == FailureReason::Unhealthy
-                    && (0..=1).contains(&late.num_seconds())
-                    && is_new.is_none_or(|old| old.at != failure.at)
-            };
+            let unhealthy =
+                |failure: &Failure| failure.reason == FailureReason::Unhealthy && failure.at == at;
             let watched = !node.ready && node.opt_out.is_none();
             assert!(
                 added.is_none_or(|failure| unhealthy(failure) && watched),
