@@ -178,7 +178,7 @@ impl View<'_> {
                     " and others"
                 };
                 format!(
-                    "every node that nodeSelector matches belongs to a plan that comes before this one: {plan}{others}"
+                    "every node that nodeSelector matches belongs to a plan that comes before this one, or is updating it: {plan}{others}"
                 )
             }
         }
