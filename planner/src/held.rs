@@ -15,21 +15,17 @@ use crate::{
 };
 
 /// Records whether the waves that are open are held, and skips the nodes that have held them for long enough. `assignment`
-/// must be that of the nodes as they are, none of them skipped for this, or `again` that after some were. True: some are, and
-/// the waves have changed.
+/// must be that of the nodes as they are, none of them skipped for this. True: some are, and the waves have changed.
 pub(crate) fn skip(
     planning: &mut Planning<'_>,
     rollout: &mut Rollout<'_>,
     valid: &ValidPlan,
     entry: &mut PlanEntry,
     assignment: &Assignment,
-    again: bool,
 ) -> bool {
     let holding = holding(rollout, entry, assignment);
     if holding.is_empty() || entry.paused || entry.halted || planning.ledger.stop {
-        if !again {
-            (entry.held_since, entry.held_out) = (None, false);
-        }
+        (entry.held_since, entry.held_out) = (None, false);
         return false;
     }
     let since = *entry.held_since.get_or_insert(planning.now);
@@ -42,15 +38,42 @@ pub(crate) fn skip(
             planning.wake(at);
             return false;
         }
-        entry.held_out = valid.windows.open_until_done();
+        entry.held_out = valid.windows.open_until_done() || valid.windows.are_ignored();
     }
+    pass_over(rollout, valid, entry, holding);
+    true
+}
+
+/// Where those hold a wave that have taken the places of the skipped, all that could take one and cannot be updated are
+/// skipped with them: so one that can has it, if there is any. `assignment` is that after [`skip`].
+pub(crate) fn skip_replacements(
+    rollout: &mut Rollout<'_>,
+    valid: &ValidPlan,
+    entry: &PlanEntry,
+    assignment: &Assignment,
+) -> bool {
+    if holding(rollout, entry, assignment).is_empty() {
+        return false;
+    }
+    let (open, fits) = (entry.open_wave as usize, &rollout.owned.fits);
+    let is_no_better = |i: &usize| {
+        let (member, verdict) = (&rollout.members[*i], &rollout.verdicts[*i]);
+        let could_take_it =
+            member.place == Place::Waiting && member.recorded.is_none() && fits[*i].take(open);
+        could_take_it && verdict.as_ref().is_some_and(is_stuck)
+    };
+    let no_better: Vec<usize> = (0..rollout.members.len()).filter(is_no_better).collect();
+    pass_over(rollout, valid, entry, no_better);
+    true
+}
+
+fn pass_over(rollout: &mut Rollout<'_>, valid: &ValidPlan, entry: &PlanEntry, nodes: Vec<usize>) {
     // Where nothing but these is left of the last wave there is nothing that has to be proven first.
     let last = entry.open_wave as usize + 1 == valid.waves.len();
-    for i in holding {
+    for i in nodes {
         rollout.members[i].place = Place::Skipped;
         rollout.members[i].passed_over = !last;
     }
-    true
 }
 
 /// The nodes for which alone the open waves wait; none where something else is to be done there.

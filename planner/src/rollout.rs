@@ -164,11 +164,11 @@ pub(crate) fn rollout<'a>(
     let assign =
         |members: &[Member<'_>]| waves::assign(valid, &run, members, &owned.fits, open_wave, size_of);
     let mut assignment = assign(&rollout.members);
-    // Who takes the place of one that is skipped may hold it, too.
-    let mut again = false;
-    while held::skip(planning, &mut rollout, valid, &mut entry, &assignment, again) {
+    if held::skip(planning, &mut rollout, valid, &mut entry, &assignment) {
         assignment = assign(&rollout.members);
-        again = true;
+        if held::skip_replacements(&mut rollout, valid, &entry, &assignment) {
+            assignment = assign(&rollout.members);
+        }
     }
     waiting::record(planning, &rollout.members, valid, &mut entry);
     assignment.waves[entry.open_wave as usize].soaks_from(entry.soaks_from);
@@ -176,6 +176,10 @@ pub(crate) fn rollout<'a>(
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
     let open = entry.open_wave as usize;
     entry.soaks_from = assignment.waves[open].soak_since(valid.waves[open].soak);
+    if entry.soaks_from.is_some() {
+        // So that it is not taken for another's after an edit.
+        entry.open_wave_name.clone_from(&valid.waves[open].name);
+    }
     rollout.open_wave = entry.open_wave as usize;
     let sizes = |entry: &mut PlanEntry| {
         for (i, wave) in valid.waves.iter().enumerate() {

@@ -59,7 +59,7 @@ impl Fits {
         Self(taken.fold(0, |bits, (i, _)| bits | 1 << i))
     }
 
-    const fn take(self, wave: usize) -> bool {
+    pub const fn take(self, wave: usize) -> bool {
         self.0 >> wave & 1 == 1
     }
 }
@@ -172,9 +172,17 @@ pub(crate) fn assign(
         let chosen: Vec<usize> = match size_of(index) {
             None => free.collect(),
             Some(size) if index >= open_wave && size > *taken => {
+                // Where none is left but those that are passed over, the wave is theirs: it has nodes, and has proven nothing.
+                let (left, passed): (Vec<usize>, Vec<usize>) = free
+                    .filter(|i| members[*i].place == Place::Waiting || members[*i].passed_over)
+                    .partition(|i| members[*i].place == Place::Waiting);
+                let free = if left.is_empty() && *taken == 0 {
+                    passed
+                } else {
+                    left
+                };
                 // Nodes without a live agent come last: they are waited for only if no other is left.
-                let free = free.filter(|i| members[*i].place == Place::Waiting);
-                first(free.collect(), size - taken, |i| {
+                first(free, size - taken, |i| {
                     let Member { node, live, .. } = &members[*i];
                     (Reverse(*live), rank(run, &node.uid), node.uid.as_str())
                 })

@@ -162,11 +162,11 @@ impl fmt::Display for Verdict {
                 } else {
                     String::new()
                 };
-                write!(
-                    f,
-                    "maxUnavailable of the {limit} is {max}, spent by {}{more}",
-                    by.join(", ")
-                )
+                let by = match by.join(", ") {
+                    none if none.is_empty() => "other plans".to_owned(),
+                    by => by + &more,
+                };
+                write!(f, "maxUnavailable of the {limit} is {max}, spent by {by}")
             }
             Self::DomainBusy { key, max, busy, .. } => {
                 write!(f, "at most {max} {key} at a time: {}", busy.join(", "))

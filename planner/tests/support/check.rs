@@ -419,12 +419,15 @@ impl Checker {
             let up_to_date = node.ready
                 && runs_target(node, plan, entry)
                 && failure.reason == FailureReason::RebootTimeout;
-            let spent = failure.count > plan.spec.failure_policy.retries && !up_to_date;
+            let failed = self.failed.entry(run.clone()).or_default();
+            if up_to_date {
+                // L4: one that comes back is judged afresh.
+                failed.remove(&node.uid);
+                continue;
+            }
+            let spent = failure.count > plan.spec.failure_policy.retries;
             if spent || down || failure.reason == FailureReason::Unhealthy {
-                self.failed
-                    .entry(run.clone())
-                    .or_default()
-                    .insert(node.uid.clone());
+                failed.insert(node.uid.clone());
             }
         }
     }

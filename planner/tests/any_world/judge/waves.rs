@@ -153,8 +153,9 @@ impl<'a> Judge<'a> {
                 );
                 let soak = wave.soak.delta();
                 let before = self.before.plans.get(&plan.uid).filter(|before| {
-                    let open = (index, &wave.name);
-                    before.run == after.run && (before.open_wave as usize, &before.open_wave_name) == open
+                    let name = &before.open_wave_name;
+                    let is_it = index == before.open_wave as usize && (name.is_empty() || *name == wave.name);
+                    is_it && before.run == after.run
                 });
                 let from = before.and_then(|before| before.soaks_from);
                 assert!(

@@ -208,6 +208,7 @@ pub fn remembered(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &PlanFacts, en
     entry.actions = actions(draw, now, facts);
     if draw.seldom(30) {
         entry.held_since = Some(draw.before(now, 600));
+        entry.held_out = draw.seldom(20);
     }
     if draw.seldom(30) {
         entry.soaks_from = Some(draw.before(now, 30));
