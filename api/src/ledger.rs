@@ -134,8 +134,8 @@ pub struct PlanEntry {
     /// heldSince: since when the waves that are open wait for nothing but nodes that cannot be updated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_since: Option<DateTime<Utc>>,
-    /// heldOut: whether these have been skipped for it, where a window of the plan is open until the run is done: with them that
-    /// window closes, and for how long they were waited for in it cannot be found again.
+    /// heldOut: whether these have been skipped for it in a window that is open until the run is done, or in a run that ignores its
+    /// windows: once they are skipped neither is so any more, and for how long they were waited for cannot be found again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub held_out: bool,
     /// actions: what people have asked of this run, and was done.

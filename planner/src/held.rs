@@ -38,6 +38,7 @@ pub(crate) fn skip(
             planning.wake(at);
             return false;
         }
+        // With them such a window closes, and a run that ignores its windows is complete: it could not be found again.
         entry.held_out = valid.windows.open_until_done() || valid.windows.are_ignored();
     }
     pass_over(rollout, valid, entry, holding);

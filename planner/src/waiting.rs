@@ -12,7 +12,8 @@ use crate::{
     waves::{Member, Place},
 };
 
-/// Records whether nodes wait or are on their way, where a window of the plan depends on it.
+/// Records whether nodes wait or are on their way, where a window of the plan depends on it. `members` must be after the skipping:
+/// who is skipped waits for no window.
 pub(crate) fn record(
     planning: &Planning<'_>,
     members: &[Member<'_>],

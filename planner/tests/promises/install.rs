@@ -99,6 +99,9 @@ fn l8_a_plan_that_has_no_finalizer_yet_is_not_passed_by_one_that_comes_after_it(
     sim.run_for(minutes(1));
     assert_eq!(sim.granted().len(), 1);
     sim.apply_plan("web", "priority: 10\nnodeSelector: {matchLabels: {pool: web}}");
+    sim.settle();
+    let waits = sim.verdict("web1").to_string();
+    assert!(waits.ends_with("is 1, spent by other plans"), "{waits}");
     sim.run_until_phase("web", Phase::Complete);
     assert_eq!(sim.status("db").nodes.updated, 1, "{}", sim.story());
     sim.run_until_phase("db", Phase::Complete);

@@ -25,6 +25,7 @@ mod recovery;
 mod rollout;
 mod schedules;
 mod short_windows;
+mod skipped;
 mod strange;
 mod topology;
 mod waves;
