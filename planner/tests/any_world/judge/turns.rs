@@ -4,7 +4,7 @@ use api::ledger::{Grant, PlanEntry};
 use planner::world::{NodeFacts, PlanFacts};
 
 use super::Judge;
-use crate::rules::{could_start, hosts_granted, is_stuck, outlasted, owned, recorded};
+use crate::rules::{could_start, hosts_granted, is_stuck, is_valid, outlasted, owned, recorded, spec};
 
 impl Judge<'_> {
     /// In a wave the nodes that the operator runs on come last, and before them those that have outlasted a window: as long as
@@ -39,22 +39,25 @@ impl Judge<'_> {
         }
     }
 
+    /// Each valid plan with what is to be recorded of it, and what was of the same run.
+    fn entries(&self) -> impl Iterator<Item = (&PlanFacts, &PlanEntry, Option<&PlanEntry>)> {
+        let valid = self.world.plans.iter().filter(|plan| is_valid(plan));
+        valid.filter_map(|plan| {
+            let entry = self.after.plans.get(&plan.uid)?;
+            let before = self.before.plans.get(&plan.uid);
+            Some((plan, entry, before.filter(|before| before.run == entry.run)))
+        })
+    }
+
     /// From when a wave soaks: from when a node of the plan was done, which is known from before, or from its shadow.
     pub(super) fn soaks(&self) {
-        for plan in &self.world.plans {
-            let Some(entry) = self.after.plans.get(&plan.uid) else {
-                continue;
-            };
-            let Some(from) = entry.soaks_from.filter(|_| crate::rules::is_valid(plan)) else {
-                continue;
-            };
-            let before = self.before.plans.get(&plan.uid);
-            let before = before.filter(|before| before.run == entry.run);
+        for (plan, entry, before) in self.entries() {
+            let Some(from) = entry.soaks_from else { continue };
             let known = before.and_then(|before| before.soaks_from);
             let is_done = |node: &&NodeFacts| {
-                let spec = crate::rules::spec(node);
-                let failed = spec.and_then(|spec| Some(spec.failure.as_ref()?.at));
-                [failed, spec.and_then(|spec| spec.state_transition_timestamp)].contains(&Some(from))
+                let failed = spec(node).and_then(|spec| Some(spec.failure.as_ref()?.at));
+                let updated = spec(node).and_then(|spec| spec.state_transition_timestamp);
+                [failed, updated].contains(&Some(from))
             };
             let found = owned(self.world, self.before, plan).iter().any(is_done);
             let of_run = known == Some(from) || entry.actions.retried_at == Some(from);
@@ -68,15 +71,8 @@ impl Judge<'_> {
 
     /// Since when a plan waits for nothing but nodes that cannot be updated: no longer than that is so.
     pub(super) fn held(&self) {
-        for plan in &self.world.plans {
-            let Some(entry) = self.after.plans.get(&plan.uid) else {
-                continue;
-            };
-            let Some(since) = entry.held_since.filter(|_| crate::rules::is_valid(plan)) else {
-                continue;
-            };
-            let before = self.before.plans.get(&plan.uid);
-            let before = before.filter(|before| before.run == entry.run);
+        for (plan, entry, before) in self.entries() {
+            let Some(since) = entry.held_since else { continue };
             let was = before.and_then(|before| before.held_since);
             assert!(
                 was.unwrap_or(self.now) == since,
