@@ -66,6 +66,8 @@ pub struct VirtualNode {
     pub pods: u32,
     /// Every reboot: when, and for which run and attempt.
     pub reboots: Vec<(DateTime<Utc>, Option<String>, Option<u32>)>,
+    /// When it turns not Ready, where nobody mends it before.
+    pub unhealthy_at: Option<DateTime<Utc>>,
     /// The version that it downloads ahead of its turn.
     ahead: Option<String>,
     /// The version that it could not download ahead of its turn.
@@ -75,7 +77,6 @@ pub struct VirtualNode {
     job: Option<(DateTime<Utc>, Job, Order)>,
     drained_at: Option<DateTime<Utc>>,
     ready_at: Option<DateTime<Utc>>,
-    unhealthy_at: Option<DateTime<Utc>>,
 }
 
 /// What a node did that others have to check.

@@ -243,6 +243,7 @@ impl Cluster {
             }
             ToNode::Mend => {
                 hidden.faults.clear();
+                hidden.unhealthy_at = None;
                 if hidden.up {
                     set_ready(facts, true, now);
                     facts.agent = agent(true, now);

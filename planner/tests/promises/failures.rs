@@ -253,6 +253,19 @@ fn a_node_that_turns_unhealthy_has_failed_and_is_not_tried_again() {
     sim.ends_well();
 }
 
+/// A node of the simulation that is mended before its fault shows has none.
+#[test]
+fn a_node_that_is_mended_in_time_stays_healthy() {
+    let mut sim = Sim::new().nodes(1);
+    sim.break_node("n01", Fault::UnhealthyAfterBoot);
+    sim.crash("n01");
+    sim.run_for(sim.timing.reboot);
+    assert!(sim.facts("n01").ready);
+    sim.mend_node("n01");
+    sim.run_for(hours(1));
+    assert!(sim.facts("n01").ready);
+}
+
 #[test]
 fn a_silent_agent_times_out_and_is_waited_for() {
     let mut sim = Sim::new().nodes(2).plan(
