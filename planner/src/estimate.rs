@@ -38,7 +38,7 @@ pub(crate) fn completion(
     if entry.paused
         || entry.halted
         || planning.ledger.stop
-        || !members().any(|(member, _)| moves_by_itself(member))
+        || !members().any(|(member, _)| moves_by_itself(&member))
     {
         return None;
     }
@@ -110,13 +110,23 @@ pub(crate) fn completion(
             at = at.max(progress.soak_until(wave.soak).unwrap_or(at));
             continue;
         }
-        let limit = wave
-            .max_unavailable
-            .map_or(places, |max| max.at_most(progress.nodes).min(places));
+        let down =
+            |i: &&usize| assignment.wave_of[**i] == index && rollout.members[**i].place != Place::Granted;
+        let of_wave = wave.max_unavailable.map_or(usize::MAX, |max| {
+            max.at_most(progress.nodes)
+                .saturating_sub(rollout.down.iter().filter(down).count())
+        });
+        let limit = places.min(of_wave);
         let last = under_way[index].iter().max().copied();
         if waiting > 0 {
             // A place is free when the first node is done, in whatever wave.
-            let from = first_done.or(first_try).map_or(at, |from| from.max(at));
+            let first = first_done.or(first_try);
+            let held = first.is_none() && at == planning.now && !turns.iter().any(moves_by_itself);
+            if limit == 0 || held {
+                // By nodes that are down, and not because they are updated.
+                return None;
+            }
+            let from = first.map_or(at, |from| from.max(at));
             // A domain's nodes are begun with when those of another are done.
             let by_domain = domains.map_or(0, |(domains, max)| {
                 let batches: usize = domains.values().map(|nodes| nodes.div_ceil(limit)).sum();
@@ -142,7 +152,7 @@ fn done_at(now: DateTime<Utc>, granted_at: DateTime<Utc>, pace: &Pace) -> Option
 }
 
 /// Whether a node is being updated, or waits for time alone.
-fn moves_by_itself((member, verdict): (&Member<'_>, &Option<Verdict>)) -> bool {
+fn moves_by_itself((member, verdict): &(&Member<'_>, &Option<Verdict>)) -> bool {
     let waits_for_time = || {
         verdict.as_ref().is_none_or(|verdict| {
             matches!(
