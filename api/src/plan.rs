@@ -1,6 +1,7 @@
 //! `UpdatePlan`: which nodes, which version, when, how many at once; and how far it is.
 
 mod actions;
+mod selector;
 mod status;
 mod topology;
 
@@ -85,7 +86,8 @@ pub struct UpdatePlanSpec {
     pub allow_downgrade: bool,
 
     /// nodeSelector: the nodes that the plan is for, among those with the label
-    /// `bottlerocket.aws/updater-interface-version=2.0.0`. `{}` is all of them.
+    /// `bottlerocket.aws/updater-interface-version=2.0.0`. `{}` is all of them. At most 100 expressions.
+    #[schemars(transform = selector::readable)]
     pub node_selector: LabelSelector,
 
     /// priority: a node that several plans select belongs to the one with the highest priority, then to the oldest, then
@@ -273,7 +275,8 @@ pub struct Wave {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<IntOrPercent>,
 
-    /// nodeSelector: only nodes with these labels. Default: any that the plan matches.
+    /// nodeSelector: only nodes with these labels. Default: any that the plan matches. At most 100 expressions.
+    #[schemars(transform = selector::readable)]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<LabelSelector>,
 

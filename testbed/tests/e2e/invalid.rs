@@ -12,7 +12,6 @@ use crate::validation::with_schedule;
 #[tokio::test(flavor = "multi_thread")]
 async fn what_only_the_controller_can_see_is_valid_false_and_other_plans_go_on() {
     let lab = lab(pools(&[("good", 2), ("bad", 1)])).await;
-    let expression = |expression: Value| json!({"nodeSelector": {"matchExpressions": [expression]}});
     let cases: &[(&str, Value, &[&str])] = &[
         (
             "no-such-hour",
@@ -45,31 +44,6 @@ async fn what_only_the_controller_can_see_is_valid_false_and_other_plans_go_on()
             &[
                 "spec.targetVersion: \"1.21.0-01\": ",
                 "give a full version without a leading v, such as 1.21.0",
-            ],
-        ),
-        (
-            "no-operator",
-            expression(json!({"key": "pool", "operator": "Is", "values": ["bad"]})),
-            &[
-                "spec.nodeSelector.matchExpressions[0].operator: \"Is\": ",
-                "use In, NotIn, Exists or DoesNotExist",
-            ],
-        ),
-        (
-            "no-values",
-            expression(json!({"key": "pool", "operator": "In"})),
-            &[
-                "spec.nodeSelector.matchExpressions[0].values: ",
-                "In and NotIn need at least one value",
-            ],
-        ),
-        (
-            "no-wave-operator",
-            json!({"waves": [
-                {"name": "a", "nodeSelector": {"matchExpressions": [{"key": "pool", "operator": "Has"}]}}, {"name": "rest"}]}),
-            &[
-                "spec.waves[0].nodeSelector.matchExpressions[0].operator: \"Has\": ",
-                "use In, NotIn, Exists or DoesNotExist",
             ],
         ),
     ];

@@ -92,8 +92,57 @@ async fn the_kubernetes_api_refuses_what_a_schema_can_say() {
     durations(&client).await;
     windows(&client).await;
     waves(&client).await;
+    selectors(&client).await;
     types(&client).await;
     unknown_fields(&bare).await;
+}
+
+/// Of a plan and of a wave.
+async fn selectors(client: &Client) {
+    let expression = |operator: &str, values: &Value| {
+        let expressions = json!([{"key": "a", "operator": "Exists"}, {"key": "pool", "operator": operator, "values": values}]);
+        let selector = json!({"matchExpressions": expressions});
+        let waves = json!([{"name": "canary", "nodeSelector": selector}, {"name": "rest"}]);
+        [
+            ("spec.nodeSelector", json!({"nodeSelector": selector})),
+            ("spec.waves[0].nodeSelector", json!({"waves": waves})),
+        ]
+    };
+    let (none, one) = (json!([]), json!(["bad"]));
+    for (operator, values) in [
+        ("In", &one),
+        ("NotIn", &one),
+        ("Exists", &none),
+        ("DoesNotExist", &none),
+    ] {
+        for (_, changes) in expression(operator, values) {
+            assert_eq!(refusal(client, &spec(&changes)).await, None, "{changes}");
+        }
+    }
+    for (operator, values, field, words) in [
+        (
+            "Is",
+            &one,
+            "operator",
+            "Unsupported value: \"Is\": supported values: \"In\", \"NotIn\", \"Exists\", \"DoesNotExist\"",
+        ),
+        ("in", &one, "operator", "Unsupported value: \"in\""),
+        ("In", &none, "values", "In needs at least one value"),
+        ("NotIn", &none, "values", "NotIn needs at least one value"),
+        ("Exists", &one, "values", "Exists takes no values"),
+        ("DoesNotExist", &one, "values", "DoesNotExist takes no values"),
+    ] {
+        for (path, changes) in expression(operator, values) {
+            let field = format!("{path}.matchExpressions[1].{field}: ");
+            assert_refused(client, &[(changes, &[&field, words])]).await;
+        }
+    }
+    let no_values = json!({"matchExpressions": [{"key": "pool", "operator": "In"}]});
+    let cases = [(
+        json!({"nodeSelector": no_values}),
+        &["In needs at least one value"][..],
+    )];
+    assert_refused(client, &cases).await;
 }
 
 async fn newest(client: &Client) {
