@@ -199,13 +199,13 @@ fn window_verdict(
             },
         }
     };
+    owned.window.changes().for_each(|at| planning.wake(at));
     match &owned.window {
         WindowState::Always => None,
         WindowState::Open {
             by: Closing::RunDone, ..
         } => None,
         WindowState::Open { closes, .. } => {
-            planning.wake(*closes);
             let last_start = *closes - needs;
             if planning.now <= last_start {
                 planning.wake(last_start + TimeDelta::milliseconds(1));
@@ -222,10 +222,9 @@ fn window_verdict(
             next,
             unsure,
             exclusion,
-            again,
+            ..
         } => {
             let opens = next.as_ref().map(|next| next.at);
-            opens.iter().chain(again).for_each(|at| planning.wake(*at));
             if let Some(opens) = opens {
                 let then = valid.windows.at(opens);
                 if let WindowState::Open { closes, .. } = then

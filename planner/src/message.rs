@@ -238,7 +238,10 @@ impl View<'_> {
             let why = if why.is_empty() { why } else { format!(" ({why})") };
             return format!("{wave}none of its nodes could be updated{why}{next}; {how}");
         }
-        format!("{wave}{}", self.reasons())
+        // Where nobody waits, nodes that are down hold the next wave; they are about to count as failed.
+        let why = [self.reasons(), self.rollout.unavailable.join(", ")];
+        let why = why.into_iter().find(|why| !why.is_empty());
+        format!("{wave}{}", why.unwrap_or_default())
     }
 
     /// Whether the wave that is under way has proven nothing, so that nothing goes on without a person.

@@ -55,7 +55,8 @@ pub enum WindowState {
     Always,
     /// A window is open.
     Open {
-        /// The name of the one that closes last, of it and those that follow without a gap. None: the plan has none.
+        /// The name of the one that closes last, of it and those that follow without a gap, as far as an exclusion lets
+        /// them. None: the plan has none.
         name: Option<String>,
         /// When that closes. The instant itself is outside. Where `by` is not known, this is as far as was looked.
         closes: DateTime<Utc>,
@@ -250,6 +251,12 @@ impl Windows {
             (End::RunDone, None) => (now + FAR, Closing::RunDone),
             (End::Never, None) => return WindowState::Always,
         };
+        // Of those that are open to the end: else another name would be told as soon as one more opens.
+        if matches!(by, Closing::End | Closing::Exclusion(_))
+            && let Some((last, _)) = self.open_at(closes - TimeDelta::milliseconds(1))
+        {
+            name = last;
+        }
         WindowState::Open {
             name: name.map(str::to_owned),
             closes,
@@ -434,6 +441,19 @@ impl WindowState {
             Self::Open { closes, .. } => Some(*closes),
             Self::Closed { .. } => Some(now),
         }
+    }
+
+    /// When time alone makes it another.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = DateTime<Utc>> {
+        let (first, second) = match self {
+            Self::Always
+            | Self::Open {
+                by: Closing::RunDone, ..
+            } => (None, None),
+            Self::Open { closes, .. } => (Some(*closes), None),
+            Self::Closed { next, again, .. } => (next.as_ref().map(|next| next.at), *again),
+        };
+        first.into_iter().chain(second)
     }
 
     /// The exclusion that has closed, or closes, the window.

@@ -1,6 +1,6 @@
 //! The promises on the planner's decisions in any world, not only in those that a rollout comes to: S1, S3 to S5, S7
 //! to S12, judged by rules of their own; the order of the world does not matter; what is done is not decided again;
-//! and nodes move wherever budget, waves and windows let them.
+//! nodes move wherever budget, waves and windows let them; and until the planner wants to be asked again nothing is due.
 //!
 //! * `worlds`: any world
 //! * `rules`: the words of the promises, told anew; `judge`: the promises on one answer
@@ -58,5 +58,6 @@ proptest! {
     fn what_is_done_is_not_decided_again_and_nodes_move_where_they_may(mut asked in any_world()) {
         let last = settle(asked.now, &mut asked.world);
         settle::nothing_is_held_back(asked.now, &asked.world, &last);
+        settle::nothing_is_due_before(asked.now, &asked.world, &last);
     }
 }

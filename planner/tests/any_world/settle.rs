@@ -44,6 +44,20 @@ pub fn settle(now: DateTime<Utc>, world: &mut World) -> Decisions {
     panic!("it does not come to an end");
 }
 
+/// Until the time at which the planner wants to be asked again, time alone changes nothing: asked before, nothing is to be
+/// done, and nothing to be told.
+pub fn nothing_is_due_before(now: DateTime<Utc>, world: &World, last: &Decisions) {
+    let end = last.look_again.unwrap_or(now + TimeDelta::days(400));
+    let gap = end - now;
+    for later in [now + gap / 2, end - TimeDelta::milliseconds(1)] {
+        if later > now {
+            let mut asked = plan(later, world);
+            asked.look_again = last.look_again;
+            assert_eq!(asked, *last, "at {later}, asked at {now}");
+        }
+    }
+}
+
 /// False: nothing was to be done.
 pub fn apply(world: &mut World, decisions: &Decisions) -> bool {
     if let Some(change) = &decisions.ledger {

@@ -437,3 +437,24 @@ fn s10_a_wave_that_an_edit_puts_first_does_not_soak_for_the_one_after_it() {
     sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
 }
+
+/// The ledger that is made anew begins with the first wave. Whose node is down then is told before it counts as failed.
+#[test]
+fn a_node_that_is_down_as_a_wave_is_found_done_is_named() {
+    let waves = "waves: [{name: canary, size: 1, soak: 3m}, {name: rest}]";
+    let mut sim = Sim::new().nodes(2).plan("web", waves);
+    sim.settle();
+    let canary = sim.granted()[0].clone();
+    sim.run_until("the other node is as good as done", |sim| {
+        let active = sim.status("web").active.first();
+        active.is_some_and(|node| node.node != canary && node.doing == "putting settings back")
+    });
+    sim.not_ready(&canary);
+    sim.lose_ledger();
+    let mut told = Vec::new();
+    while sim.step() {
+        told.extend(sim.status("web").message.clone());
+    }
+    let named = format!("2 of 2 nodes run 1.21.0; wave canary: {canary} (not Ready)");
+    assert!(told.contains(&named), "{told:#?}");
+}

@@ -301,3 +301,23 @@ maintenanceWindows: [{name: short, schedule: '0 9 * * *', duration: 15m}]
     assert_eq!(sim.phase("web"), Some(Phase::WaitingForWindow));
     assert_snapshot!(sim.status("web").message.clone().unwrap(), @"0 of 1 nodes run 1.21.0; n01: expected to take 20m, but the longest window to come, which opens 2026-11-22T09:00:00Z, is open for 15m: lengthen it, or lower expectedNodeDuration");
 }
+
+/// An exclusion closes them before the longer one, whose name nobody who plans for the evening would look for.
+#[test]
+fn a_window_keeps_its_name_when_another_opens_beside_it() {
+    let mut sim = Sim::new().nodes(2).plan(
+        "web",
+        "maintenanceWindows: [{name: day, start: 2026-11-22T08:00:00Z, end: 2026-11-22T18:00:00Z}, \
+         {name: late, start: 2026-11-22T09:00:00Z, end: 2026-11-22T20:00:00Z}]\n\
+         exclusions: [{name: freeze, start: 2026-11-22T12:00:00Z, end: 2026-11-22T22:00:00Z}]",
+    );
+    sim.not_ready("n01");
+    for clock in ["08:30", "09:30"] {
+        sim.run_to(at(clock));
+        let status = sim.status("web").window.clone().unwrap();
+        assert_eq!(
+            (status.name.as_deref(), status.closes_at),
+            (Some("late"), Some(at("12:00")))
+        );
+    }
+}
