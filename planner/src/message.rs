@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use crate::{
     actions,
+    failures::is_watched,
     owners::Owned,
     report::{failed, skipped as skipped_nodes, waiting},
     rollout::{Rollout, is_down},
@@ -238,10 +239,27 @@ impl View<'_> {
             let why = if why.is_empty() { why } else { format!(" ({why})") };
             return format!("{wave}none of its nodes could be updated{why}{next}; {how}");
         }
-        // Where nobody waits, nodes that are down hold the next wave; they are about to count as failed.
-        let why = [self.reasons(), self.rollout.unavailable.join(", ")];
-        let why = why.into_iter().find(|why| !why.is_empty());
-        format!("{wave}{}", why.unwrap_or_default())
+        let reasons = self.reasons();
+        let why = if reasons.is_empty() {
+            self.down_in_open_wave()
+        } else {
+            reasons
+        };
+        format!("{wave}{why}")
+    }
+
+    /// The nodes that hold the next wave where nobody waits any more: they are about to count as failed.
+    fn down_in_open_wave(&self) -> String {
+        let Some(waves) = &self.rollout.waves else {
+            return String::new();
+        };
+        let members = self.rollout.members.iter().zip(&waves.wave_of);
+        let down = members
+            .filter(|(member, wave)| {
+                **wave == self.rollout.open_wave && is_watched(member) && !member.node.ready
+            })
+            .filter_map(|(member, _)| is_down(member.node));
+        down.take(3).collect::<Vec<_>>().join(", ")
     }
 
     /// Whether the wave that is under way has proven nothing, so that nothing goes on without a person.

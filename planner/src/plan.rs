@@ -435,11 +435,6 @@ impl<'a> Planning<'a> {
                 status: report::status(&self, owned, rollout),
             };
             decisions.statuses = plans.iter().zip(&rollouts).map(status).collect();
-            // What is said of a window stays true, also where nothing waits for it.
-            let said = plans.iter().zip(&decisions.statuses);
-            for (owned, _) in said.filter(|(_, said)| said.status.window.is_some()) {
-                owned.window.changes().for_each(|at| self.wake(at));
-            }
             decisions.actions = self.actions;
             decisions.unexplained = self.unexplained;
             decisions.drains = self.drains;

@@ -90,6 +90,7 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
             .map(|wave| (wave, valid.waves.len()))
     });
     let over = phase == Phase::Complete && counts.updating + counts.waiting == 0;
+    let idle = matches!(phase, Phase::Paused | Phase::Halted) || planning.ledger.stop || facts.deleting;
     UpdatePlanStatus {
         observed_generation: Some(facts.generation),
         phase: Some(phase),
@@ -102,7 +103,7 @@ pub(crate) fn status(planning: &Planning<'_>, owned: &Owned<'_>, rollout: &Rollo
         max_unavailable: valid.map(|_| number(rollout.max_unavailable)),
         waves,
         // A plan that needs no window says nothing of windows, and so causes no writes when they come and go.
-        window: (!over && counts.matched > 0 && !matches!(phase, Phase::Paused | Phase::Halted))
+        window: (!over && counts.matched > 0 && !idle)
             .then(|| window(owned, valid))
             .flatten(),
         estimated_completion: rollout.estimate,

@@ -56,7 +56,7 @@ pub enum WindowState {
     /// A window is open.
     Open {
         /// The name of the one that closes last, of it and those that follow without a gap, as far as an exclusion lets
-        /// them. None: the plan has none.
+        /// them. None: the plan has none, or there are several and it is not known which.
         name: Option<String>,
         /// When that closes. The instant itself is outside. Where `by` is not known, this is as far as was looked.
         closes: DateTime<Utc>,
@@ -199,9 +199,12 @@ impl Windows {
     #[must_use]
     pub fn at(&self, now: DateTime<Utc>) -> WindowState {
         match (self.excluded(now), self.open_at(now)) {
-            (None, Some((name, end))) => self.open(now, name, end),
+            (None, Some((_, end))) => self.open(now, end),
             (Some((excluded, exclusion)), Some((_, end))) => {
-                self.closed(now, Some(exclusion), end.min(excluded).time())
+                // One that begins meanwhile may last longer, and is the one to name then.
+                let begins = self.exclusions.iter().filter_map(|other| other.opens_after(now));
+                let again = end.min(excluded).time().into_iter().chain(begins).min();
+                self.closed(now, Some(exclusion), again)
             }
             (_, None) => self.closed(now, None, self.window_after(now)),
         }
@@ -223,24 +226,24 @@ impl Windows {
     }
 
     /// The state at an instant at which a window is open.
-    fn open(&self, now: DateTime<Utc>, name: Option<&str>, end: End) -> WindowState {
+    fn open(&self, now: DateTime<Utc>, end: End) -> WindowState {
         let excluded = self.exclusions.iter().filter_map(|exclusion| {
             let begins = exclusion.opens_after(now)?;
             Some((begins, exclusion.name.as_str()))
         });
         let excluded = excluded.min();
-        let (mut name, mut end) = (name, end);
+        let mut end = end;
         let mut by = Closing::Unknown;
         for _ in 0..JOINED {
             let End::At(closes) = end else { break };
             if closes > now + FAR || excluded.is_some_and(|(begins, _)| closes > begins) {
                 break;
             }
-            let Some(later) = self.open_at(closes) else {
+            let Some((_, later)) = self.open_at(closes) else {
                 by = Closing::End;
                 break;
             };
-            (name, end) = later;
+            end = later;
         }
         let (closes, by) = match (end, excluded) {
             (End::At(closes), Some((begins, exclusion))) if closes > begins => {
@@ -252,16 +255,25 @@ impl Windows {
             (End::Never, None) => return WindowState::Always,
         };
         // Of those that are open to the end: else another name would be told as soon as one more opens.
-        if matches!(by, Closing::End | Closing::Exclusion(_))
-            && let Some((last, _)) = self.open_at(closes - TimeDelta::milliseconds(1))
-        {
-            name = last;
-        }
+        let name = match by {
+            Closing::End | Closing::Exclusion(_) => self
+                .open_at(closes - TimeDelta::milliseconds(1))
+                .and_then(|(last, _)| last),
+            Closing::RunDone => self.only(|form| matches!(form, Form::UntilDone(_))),
+            Closing::Unknown => self.only(|_| true),
+        };
         WindowState::Open {
             name: name.map(str::to_owned),
             closes,
             by,
         }
+    }
+
+    /// The name of the window of such a form, where there is just one.
+    fn only(&self, such: impl Fn(&Form) -> bool) -> Option<&str> {
+        let mut such = self.windows.iter().filter(|window| such(&window.form));
+        let first = such.next()?;
+        such.next().is_none().then_some(first.name.as_str())
     }
 
     /// The first instant after `at` at which the windows open, having been closed.

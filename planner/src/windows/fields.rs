@@ -1,6 +1,6 @@
 //! The local times that a schedule names: sets of seconds, minutes and hours, on certain days.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, Datelike, Months, NaiveDate};
 use croner::{CronPattern, Weekday};
@@ -33,7 +33,7 @@ pub(super) struct Fields {
 #[derive(Clone, Debug)]
 pub(super) enum Days {
     /// As a CronJob reads them: day of month and day of week are alternatives where both are given.
-    CronJob(Box<CronPattern>),
+    CronJob(Arc<CronPattern>),
     /// As Brupop reads them: year, month, day of month and day of week (Sunday is 1) must all hold.
     Brupop {
         /// None: every year.

@@ -1,6 +1,10 @@
 //! When a schedule starts, and how its text is read: five fields as a CronJob's, six or seven as Brupop's.
 
-use std::collections::BTreeSet;
+use std::{
+    cell::RefCell,
+    collections::{BTreeSet, HashMap},
+    sync::Arc,
+};
 
 use cron::TimeUnitSpec;
 use croner::parser::{CronParser, Seconds, Year};
@@ -61,7 +65,16 @@ impl Schedule {
     }
 }
 
+/// How many schedules are remembered as they were read.
+const REMEMBERED: usize = 1000;
+
+thread_local! {
+    /// Every plan is read in every round, and reading its schedules takes longer than all the rest of it.
+    static READ: RefCell<HashMap<String, Text>> = RefCell::default();
+}
+
 /// A schedule as it was written.
+#[derive(Clone)]
 pub(super) struct Text {
     fields: Fields,
     /// Whether it is in Brupop's form.
@@ -74,6 +87,20 @@ impl Text {
     /// # Errors
     /// What is wrong with it.
     pub fn read(text: &str) -> Result<Self, String> {
+        READ.with_borrow_mut(|known| {
+            if let Some(read) = known.get(text) {
+                return Ok(read.clone());
+            }
+            let read = Self::parse(text)?;
+            if known.len() >= REMEMBERED {
+                known.clear();
+            }
+            known.insert(text.to_owned(), read.clone());
+            Ok(read)
+        })
+    }
+
+    fn parse(text: &str) -> Result<Self, String> {
         let fields = text.split_whitespace().count();
         let brupop = matches!(fields, 6 | 7);
         let fields = if brupop {
@@ -107,7 +134,7 @@ fn read_cron_job(text: &str) -> Result<Fields, String> {
         seconds: 1,
         minutes: set(pattern.minutes.values()),
         hours: set(pattern.hours.values()),
-        days: Days::CronJob(Box::new(pattern)),
+        days: Days::CronJob(Arc::new(pattern)),
     })
 }
 

@@ -93,7 +93,12 @@ fn nothing_is_said_of_the_end_where_a_node_that_is_down_holds_a_wave() {
     let of_wave =
         "waves: [{name: dev, nodeSelector: {matchLabels: {tier: dev}}, maxUnavailable: 1}, {name: rest}]";
     let of_zones = "topology: {key: zone, maxDomains: 1}\nwaves: [{name: dev, nodeSelector: {matchLabels: {tier: dev}}}, {name: rest}]";
-    for (waves, holds) in [(of_wave, "BudgetSpent"), (of_zones, "DomainBusy")] {
+    let of_all = "waves: [{name: all, maxUnavailable: 1}]";
+    for (waves, holds) in [
+        (of_wave, "BudgetSpent"),
+        (of_all, "BudgetSpent"),
+        (of_zones, "DomainBusy"),
+    ] {
         let plan = format!("{NODES}maxUnavailable: 3\nfailurePolicy: {{retries: 9, threshold: 1}}\n{waves}");
         let mut sim = Sim::new()
             .node_with("old", "1.20.3", &[("zone", "a")])

@@ -442,19 +442,28 @@ fn s10_a_wave_that_an_edit_puts_first_does_not_soak_for_the_one_after_it() {
 #[test]
 fn a_node_that_is_down_as_a_wave_is_found_done_is_named() {
     let waves = "waves: [{name: canary, size: 1, soak: 3m}, {name: rest}]";
-    let mut sim = Sim::new().nodes(2).plan("web", waves);
+    let mut sim = Sim::new().nodes(3).plan("web", waves);
     sim.settle();
     let canary = sim.granted()[0].clone();
-    sim.run_until("the other node is as good as done", |sim| {
-        let active = sim.status("web").active.first();
-        active.is_some_and(|node| node.node != canary && node.doing == "putting settings back")
+    sim.run_until("the last node is as good as done", |sim| {
+        let status = sim.status("web");
+        let last = status.nodes.updated == 2;
+        last && status
+            .active
+            .iter()
+            .any(|node| node.doing == "putting settings back")
     });
+    let last = sim.granted()[0].clone();
+    let third = ["n01", "n02", "n03"]
+        .into_iter()
+        .find(|node| *node != canary && *node != last);
+    sim.cordon(third.unwrap());
     sim.not_ready(&canary);
     sim.lose_ledger();
     let mut told = Vec::new();
     while sim.step() {
         told.extend(sim.status("web").message.clone());
     }
-    let named = format!("2 of 2 nodes run 1.21.0; wave canary: {canary} (not Ready)");
+    let named = format!("3 of 3 nodes run 1.21.0; wave canary: {canary} (not Ready)");
     assert!(told.contains(&named), "{told:#?}");
 }

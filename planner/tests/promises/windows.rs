@@ -321,3 +321,52 @@ fn a_window_keeps_its_name_when_another_opens_beside_it() {
         );
     }
 }
+
+/// Also where it is not known which of them closes last: two that take turns for ever, and two that are open until the run is done.
+#[test]
+fn a_window_is_named_where_it_is_known_which() {
+    for (windows, next) in [
+        (
+            "{name: even, schedule: '0 */2 * * *', duration: 1h}, {name: odd, schedule: '0 1-23/2 * * *', duration: 1h}",
+            "open",
+        ),
+        (
+            "{name: z, schedule: '0 0 8 * * *'}, {name: a, schedule: '0 0 9 * * *'}",
+            "open until the run is done",
+        ),
+    ] {
+        let mut sim = Sim::new().nodes(2).plan(
+            "web",
+            &format!("skipAfter: 720h\nmaintenanceWindows: [{windows}]"),
+        );
+        sim.not_ready("n01");
+        for clock in ["08:30", "09:30"] {
+            sim.run_to(at(clock));
+            let window = sim.status("web").window.clone().unwrap();
+            assert_eq!(
+                (window.next.as_str(), window.name),
+                (next, None),
+                "{windows} at {clock}"
+            );
+        }
+    }
+}
+
+/// Where they overlap, the one is named that ends last of those that are on.
+#[test]
+fn the_exclusion_that_is_on_is_named_and_the_next_in_time() {
+    let exclusions = "exclusions: [{name: a, start: 2026-11-22T08:00:00Z, end: 2026-11-22T12:00:00Z}, \
+                      {name: b, start: 2026-11-22T10:00:00Z, end: 2026-11-22T14:00:00Z}]";
+    let mut sim = Sim::new().nodes(1).plan("web", exclusions);
+    sim.settle();
+    for (named, until) in [("a", "10:00"), ("b", "14:00")] {
+        let window = sim.status("web").window.clone().unwrap();
+        assert_eq!(window.exclusion.as_deref(), Some(named));
+        assert_eq!(
+            sim.decide().look_again.map(|next| next.min(at("14:00"))),
+            Some(at(until))
+        );
+        sim.run_to(at(until));
+    }
+    sim.run_until_phase("web", Phase::Complete);
+}

@@ -137,12 +137,32 @@ async fn selectors(client: &Client) {
             assert_refused(client, &[(changes, &[&field, words])]).await;
         }
     }
-    let no_values = json!({"matchExpressions": [{"key": "pool", "operator": "In"}]});
-    let cases = [(
-        json!({"nodeSelector": no_values}),
-        &["In needs at least one value"][..],
-    )];
-    assert_refused(client, &cases).await;
+    for (one, words) in [
+        (
+            json!({"key": "pool", "operator": "In"}),
+            [".values: ", "In needs at least one value"],
+        ),
+        (
+            json!({"key": "pool ", "operator": "NotIn", "values": ["a"]}),
+            [".key: Invalid value: \"pool \"", "the name of a label"],
+        ),
+        (
+            json!({"key": "pool", "operator": "NotIn", "values": ["a", "b c"]}),
+            [".values[1]: Invalid value: \"b c\"", "should match"],
+        ),
+    ] {
+        let selector = json!({"matchExpressions": [one]});
+        let field = format!("spec.nodeSelector.matchExpressions[0]{}", words[0]);
+        assert_refused(
+            client,
+            &[(json!({"nodeSelector": selector}), &[&field, words[1]])],
+        )
+        .await;
+    }
+    let one =
+        json!({"key": "topology.kubernetes.io/zone", "operator": "In", "values": ["", "eu-central-1a"]});
+    let changes = json!({"nodeSelector": {"matchExpressions": [one]}});
+    assert_eq!(refusal(client, &spec(&changes)).await, None);
 }
 
 async fn newest(client: &Client) {

@@ -55,7 +55,7 @@ pub fn spec(draw: &mut Draw<'_>, now: DateTime<Utc>) -> UpdatePlanSpec {
         *threshold = json!(number);
     }
     spec["maintenanceWindows"] = windows(draw, now, "w", &[0, 0, 1, 2]);
-    spec["exclusions"] = windows(draw, now, "x", &[0, 0, 0, 0, 1]);
+    spec["exclusions"] = windows(draw, now, "x", &[0, 0, 0, 1, 2]);
     read(spec)
 }
 
