@@ -441,7 +441,7 @@ fn s10_a_wave_that_an_edit_puts_first_does_not_soak_for_the_one_after_it() {
 /// The ledger that is made anew begins with the first wave. Whose node is down then is told before it counts as failed.
 #[test]
 fn a_node_that_is_down_as_a_wave_is_found_done_is_named() {
-    let waves = "waves: [{name: canary, size: 1, soak: 3m}, {name: rest}]";
+    let waves = "waves: [{name: canary, size: 2, soak: 3m}, {name: rest}]";
     let mut sim = Sim::new().nodes(3).plan("web", waves);
     sim.settle();
     let canary = sim.granted()[0].clone();
@@ -454,10 +454,10 @@ fn a_node_that_is_down_as_a_wave_is_found_done_is_named() {
             .any(|node| node.doing == "putting settings back")
     });
     let last = sim.granted()[0].clone();
-    let third = ["n01", "n02", "n03"]
+    let well = ["n01", "n02", "n03"]
         .into_iter()
         .find(|node| *node != canary && *node != last);
-    sim.cordon(third.unwrap());
+    sim.cordon(well.unwrap());
     sim.not_ready(&canary);
     sim.lose_ledger();
     let mut told = Vec::new();
