@@ -53,8 +53,9 @@ bench: tools ## Measure the operator's own time per node and its requests, on no
 
 .PHONY: verify
 verify: ## The long proofs: ten thousand rollouts and a million worlds of the planner's properties; every configuration of the model, 17 million states
-	@PROPTEST_RNG_SEED=$$RANDOM PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties
-	@PROPTEST_RNG_SEED=$$RANDOM PROPTEST_CASES=1000000 cargo test --release -p planner --test any_world
+	@export PROPTEST_RNG_SEED=$${PROPTEST_RNG_SEED:-$$RANDOM}; echo "PROPTEST_RNG_SEED=$$PROPTEST_RNG_SEED"; \
+	PROPTEST_CASES=10000 cargo test --release -p planner --test promises properties; \
+	PROPTEST_CASES=1000000 cargo test --release -p planner --test any_world
 	@cargo run --quiet --release -p model
 
 .PHONY: mutants

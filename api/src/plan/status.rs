@@ -47,7 +47,7 @@ pub struct UpdatePlanStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<ActionStatus>,
     /// window: whether nodes may be disrupted now, and when that changes. None where the plan has no windows or no nodes,
-    /// is paused or halted, or is complete and needs none.
+    /// is paused, halted or being deleted, or is complete and needs none; or where the whole install is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowStatus>,
     /// estimatedCompletion: when the last node will be done if all goes on as it does, inside the plan's windows, to the
@@ -228,7 +228,8 @@ pub struct WindowStatus {
     /// next: for people: `open until …`, the next opening, or `never again`. `none found`: exclusions leave none open
     /// for as far as was looked.
     pub next: String,
-    /// name: the window that is open, or opens next.
+    /// name: the window that is open, or opens next; of several that are open, or follow without a gap, the one that closes
+    /// last. None where there are several and it is not known which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// closesAt: when the open window, and those that follow without a gap, close.

@@ -67,7 +67,7 @@ pub struct VirtualNode {
     /// Every reboot: when, and for which run and attempt.
     pub reboots: Vec<(DateTime<Utc>, Option<String>, Option<u32>)>,
     /// When it turns not Ready, where nobody mends it before.
-    pub unhealthy_at: Option<DateTime<Utc>>,
+    pub(super) unhealthy_at: Option<DateTime<Utc>>,
     /// The version that it downloads ahead of its turn.
     ahead: Option<String>,
     /// The version that it could not download ahead of its turn.

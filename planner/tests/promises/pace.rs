@@ -322,3 +322,18 @@ fn the_end_is_as_late_as_the_limit_of_the_install_makes_it() {
     let estimate = sim.status("web").estimated_completion.unwrap();
     assert!(estimate >= at("09:46") && estimate < at("09:50"), "{estimate}");
 }
+
+/// The controller's clock is found to be a minute ahead while a node is on its way: the node took a minute less than that clock says.
+/// In the last window then fits what would not by that minute.
+#[test]
+fn s4_how_long_a_node_takes_is_told_by_the_clock_of_the_kubernetes_api() {
+    let took = |ahead: i64| {
+        let mut sim = slow(1, NIGHT);
+        sim.run_for(minutes(5));
+        sim.skew(ahead);
+        sim.run_until_phase("web", Phase::Complete);
+        sim.status("web").node_duration.as_ref().unwrap().p90.delta()
+    };
+    let (right, wrong) = (took(0), took(60));
+    assert_eq!(right - wrong, minutes(1), "{right}, {wrong}");
+}

@@ -233,8 +233,13 @@ impl Checker {
         }
     }
 
-    /// How long each node took whose grant is over. Of one that was granted in a ledger that is lost it is not known.
+    /// How long each node took whose grant is over, by the Kubernetes API's clock: where ours is found to be wrong meanwhile, it is
+    /// that which the grant's time is told by. Of one that was granted in a ledger that is lost it is not known.
     fn learn(&mut self, now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &UpdateLedgerSpec) {
+        let wrong = world
+            .clock_skew
+            .filter(|skew| skew.abs() >= TimeDelta::seconds(30));
+        let now = now - wrong.unwrap_or_default();
         for (uid, grant) in &old.grants {
             let over = !new.grants.contains_key(uid) && node_of(world, uid).is_some();
             let begun = self.begun.get(uid).filter(|_| over);
