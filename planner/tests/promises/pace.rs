@@ -324,7 +324,6 @@ fn the_end_is_as_late_as_the_limit_of_the_install_makes_it() {
 }
 
 /// The controller's clock is found to be a minute ahead while a node is on its way: the node took a minute less than that clock says.
-/// In the last window then fits what would not by that minute.
 #[test]
 fn s4_how_long_a_node_takes_is_told_by_the_clock_of_the_kubernetes_api() {
     let took = |ahead: i64| {
