@@ -4,6 +4,7 @@ use api::{
     ledger::{PlanEntry, UpdateLedgerSpec},
     names::DO_NOT_DISRUPT_ANNOTATIONS,
     plan::UpdatePlanStatus,
+    shadow::BottlerocketShadowSpec,
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::{
@@ -37,11 +38,30 @@ pub fn settle(now: DateTime<Utc>, world: &mut World) -> Decisions {
             return decisions;
         }
         for action in decisions.actions {
-            assert!(!done.contains(&action), "decided again: {action:#?}");
+            done.retain(|before| !asks_otherwise(before, &action));
+            assert!(
+                !done.contains(&action),
+                "decided again: {action:#?}\nafter {done:#?}"
+            );
             done.push(action);
         }
     }
     panic!("it does not come to an end");
+}
+
+/// Whether both are of the same node and differ in nothing but what it is to download ahead. That is a wish, which is taken back
+/// by what is found out meanwhile (a node leaves the plan, and with it the threshold falls): so it may be no wish, then one,
+/// then none again. Whether this ends is seen all the same.
+fn asks_otherwise(before: &Action, after: &Action) -> bool {
+    let (Action::SetShadow { node, spec }, Action::SetShadow { node: of, spec: now }) = (before, after)
+    else {
+        return false;
+    };
+    let wished = BottlerocketShadowSpec {
+        stage: now.stage.clone(),
+        ..spec.clone()
+    };
+    node == of && spec.stage != now.stage && wished == *now
 }
 
 /// Until the time at which the planner wants to be asked again, time alone changes nothing: asked before, nothing is to be
