@@ -68,8 +68,9 @@ fn asks_otherwise(before: &Action, after: &Action) -> bool {
 /// done, and nothing to be told.
 pub fn nothing_is_due_before(now: DateTime<Utc>, world: &World, last: &Decisions) {
     let end = last.look_again.unwrap_or(now + TimeDelta::days(400));
-    let gap = end - now;
-    for later in [now + gap / 2, end - TimeDelta::milliseconds(1)] {
+    // What is no longer so after an instant is asked for a millisecond later: nothing is asked in between.
+    let half = TimeDelta::milliseconds((end - now).num_milliseconds() / 2);
+    for later in [now + half, end - TimeDelta::milliseconds(1)] {
         if later > now {
             let mut asked = plan(later, world);
             asked.look_again = last.look_again;
