@@ -38,7 +38,7 @@ pub fn settle(now: DateTime<Utc>, world: &mut World) -> Decisions {
             return decisions;
         }
         for action in decisions.actions {
-            done.retain(|before| !asks_otherwise(before, &action));
+            done.retain(|before| !is_over_with(before, &action));
             assert!(
                 !done.contains(&action),
                 "decided again: {action:#?}\nafter {done:#?}"
@@ -49,19 +49,22 @@ pub fn settle(now: DateTime<Utc>, world: &mut World) -> Decisions {
     panic!("it does not come to an end");
 }
 
-/// Whether both are of the same node and differ in nothing but what it is to download ahead. That is a wish, which is taken back
-/// by what is found out meanwhile (a node leaves the plan, and with it the threshold falls): so it may be no wish, then one,
-/// then none again. Whether this ends is seen all the same.
-fn asks_otherwise(before: &Action, after: &Action) -> bool {
-    let (Action::SetShadow { node, spec }, Action::SetShadow { node: of, spec: now }) = (before, after)
-    else {
-        return false;
-    };
-    let wished = BottlerocketShadowSpec {
-        stage: now.stage.clone(),
-        ..spec.clone()
-    };
-    node == of && spec.stage != now.stage && wished == *now
+/// Whether the one is over with the other: a wish of what a node is to download ahead, or a finalizer for a first grant. What is
+/// found out meanwhile (a failure is told, a threshold falls as a node leaves) takes them back; so there may be none, then
+/// one, then none again. Whether this ends is seen all the same.
+fn is_over_with(before: &Action, after: &Action) -> bool {
+    match (before, after) {
+        (Action::SetShadow { node, spec }, Action::SetShadow { node: of, spec: now }) => {
+            let wished = BottlerocketShadowSpec {
+                stage: now.stage.clone(),
+                ..spec.clone()
+            };
+            node == of && spec.stage != now.stage && wished == *now
+        }
+        (Action::AddFinalizer { plan }, Action::RemoveFinalizer { plan: of })
+        | (Action::RemoveFinalizer { plan }, Action::AddFinalizer { plan: of }) => plan == of,
+        _ => false,
+    }
 }
 
 /// Until the time at which the planner wants to be asked again, time alone changes nothing: asked before, nothing is to be
