@@ -367,6 +367,23 @@ fn a_wave_without_a_soak_does_not_soak_when_the_clock_turns_out_to_be_ahead() {
     sim.ends_well();
 }
 
+/// The clock was 31 s ahead as the canary ended, and is set right as it soaks: by that clock the soak is 31 s shorter, by the Kubernetes
+/// API's it is as long as ever.
+#[test]
+fn s10_a_soak_is_told_by_the_clock_of_the_kubernetes_api() {
+    let soaked = |ahead: i64| {
+        let mut sim = Sim::new().nodes(2).plan("web", &canary("1", "3m"));
+        sim.run_for(seconds(30));
+        sim.skew(ahead);
+        sim.run_until_phase("web", Phase::Soaking);
+        let begun = sim.now;
+        sim.skew(0);
+        sim.run_until("the rest begins", |sim| !members(sim, "rest").is_empty());
+        sim.now - begun
+    };
+    assert_eq!(soaked(0) - soaked(31), seconds(31));
+}
+
 #[test]
 fn a_last_node_that_was_begun_and_is_held_up_is_skipped_and_the_run_complete() {
     let mut sim = Sim::new().nodes(1).plan("web", "skipAfter: 1h");

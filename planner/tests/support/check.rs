@@ -60,7 +60,7 @@ impl Checker {
         }
     }
 
-    /// Before the ledger is written.
+    /// Before the ledger is written, at this time of the Kubernetes API.
     pub fn ledger(&mut self, now: DateTime<Utc>, world: &World, change: &LedgerChange) {
         let new = &change.spec;
         self.approvals.look(world);
@@ -233,13 +233,8 @@ impl Checker {
         }
     }
 
-    /// How long each node took whose grant is over, by the Kubernetes API's clock: where ours is found to be wrong meanwhile, it is
-    /// that which the grant's time is told by. Of one that was granted in a ledger that is lost it is not known.
+    /// How long each node took whose grant is over. Of one that was granted in a ledger that is lost it is not known.
     fn learn(&mut self, now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &UpdateLedgerSpec) {
-        let wrong = world
-            .clock_skew
-            .filter(|skew| skew.abs() >= TimeDelta::seconds(30));
-        let now = now - wrong.unwrap_or_default();
         for (uid, grant) in &old.grants {
             let over = !new.grants.contains_key(uid) && node_of(world, uid).is_some();
             let begun = self.begun.get(uid).filter(|_| over);
@@ -437,7 +432,7 @@ impl Checker {
         }
     }
 
-    /// Before an action is done.
+    /// Before an action is done, at this time of the Kubernetes API.
     pub fn action(&mut self, now: DateTime<Utc>, world: &World, action: &Action) {
         let ledger = world.ledger.as_ref().expect("no action without a ledger");
         let by_name = |name: &str| {

@@ -38,6 +38,16 @@ impl<'a> Watch<'a> {
     }
 }
 
+/// What time it is by the Kubernetes API's clock, by which the promises are kept: where ours is found to be wrong meanwhile, it is that
+/// which soaks and windows end by.
+fn api_now(cluster: &Cluster) -> DateTime<Utc> {
+    let wrong = cluster
+        .world
+        .clock_skew
+        .filter(|skew| skew.abs() >= TimeDelta::seconds(30));
+    cluster.now - wrong.unwrap_or_default()
+}
+
 impl Observer for Watch<'_> {
     fn decided(&mut self, cluster: &Cluster, decisions: &Decisions) {
         order_does_not_matter(cluster, decisions, || story(self.history, cluster));
@@ -64,12 +74,12 @@ impl Observer for Watch<'_> {
             Some(&change.spec),
             "a ledger write without a change"
         );
-        self.checker.ledger(cluster.now, &cluster.world, change);
+        self.checker.ledger(api_now(cluster), &cluster.world, change);
         self.note_ledger(cluster, &change.spec);
     }
 
     fn action(&mut self, cluster: &Cluster, action: &Action) {
-        self.checker.action(cluster.now, &cluster.world, action);
+        self.checker.action(api_now(cluster), &cluster.world, action);
         note(self.history, cluster.now, in_words(action));
         self.done.push(action.clone());
     }
