@@ -172,6 +172,11 @@ impl Checker {
             "S5: attempt {} again",
             grant.attempt
         );
+        if shadow.spec.run.is_some() && shadow.spec.run.as_ref() != Some(&grant.run) {
+            // Another plan's run lies between, after which attempts are counted anew.
+            self.permits
+                .remove(&(uid.to_owned(), grant.run.clone(), grant.attempt));
+        }
         let version = |text: &str| Version::parse(text).expect("a version");
         assert_eq!(grant.from, status.current_version);
         assert!(
