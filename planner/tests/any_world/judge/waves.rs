@@ -167,9 +167,11 @@ impl<'a> Judge<'a> {
                     let spec = spec(node);
                     let at = spec.and_then(|spec| spec.state_transition_timestamp);
                     // What a retry has forgiven is watched from then on.
-                    let forgiven = spec
-                        .is_some_and(|spec| spec.failure.is_some() && spec.run.as_ref() == Some(&after.run));
-                    let at = at.max(after.actions.retried_at.filter(|_| forgiven));
+                    let of_run = spec.filter(|spec| spec.run.as_ref() == Some(&after.run));
+                    let failed = of_run.and_then(|spec| spec.failure.as_ref());
+                    let retried = after.actions.retried_at;
+                    let forgiven = retried.filter(|at| failed.is_some_and(|failure| failure.at < *at));
+                    let at = at.max(forgiven);
                     // Where nothing is waited for, no clock counts.
                     assert!(
                         soak.is_zero() || at.is_some_and(|at| at + soak <= self.now),
