@@ -97,7 +97,7 @@ pub struct PlanEntry {
     /// halted: the failure threshold was reached; nothing is granted until a retry or a new run.
     #[serde(default)]
     pub halted: bool,
-    /// waveSizes: how many nodes each wave with a size takes, fixed when the run starts, by wave name.
+    /// waveSizes: how many nodes each wave with a size takes, fixed as the run grants its first, by wave name.
     #[serde(default)]
     pub wave_sizes: BTreeMap<String, u32>,
     /// openWave: index of the last wave that has been started in this run.
@@ -110,6 +110,10 @@ pub struct PlanEntry {
     /// now; only where the wave has a soak.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soaks_from: Option<DateTime<Utc>>,
+    /// owesProof: whether that wave has begun with a node and has updated none yet, also where that node is gone or belongs to another
+    /// plan by now: the next wave does not start. A retry forgets it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub owes_proof: bool,
     /// releasing: the plan's resourceVersion over which its finalizer is being removed. Grants need a finalizer that is
     /// on a later version.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -222,9 +222,9 @@ pub struct MaintenanceWindow {
     /// year. Day of month and day of week must both hold, Sunday is 1, and a DST change skips and doubles what the
     /// clocks skip and double. Where seconds in a row are named, the schedule is the window and takes no
     /// `duration`: `* * 22 * * SAT *` is 22:00 to 23:00 on Saturdays. Where single instants are named, each opens
-    /// a window of `duration`. Without `duration` it opens one that has no end of its own, for the nodes that wait
-    /// at that instant (so for a run that began before it): until each of them is updated, skipped or failed.
-    /// What comes to wait later waits for the next instant.
+    /// a window of `duration`. Without `duration` it opens one that has no end of its own, where nodes wait at that
+    /// instant (so for a run that began before it): until none waits any more, as each is updated, skipped or
+    /// failed. Who joins before that is updated with them. What comes to wait later waits for the next instant.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 128))]
     #[x_kube(validation = Rule::new(r"self.matches('^\\s*(@(yearly|annually|monthly|weekly|daily|midnight|hourly)|[^@\\s]\\S*(\\s+\\S+){4,6})\\s*$')")
@@ -270,7 +270,7 @@ pub struct Wave {
         .reason(Reason::FieldValueInvalid))]
     pub name: String,
 
-    /// size: how many nodes the wave takes, fixed when the run starts: a number, or a percentage of the matched
+    /// size: how many nodes the wave takes, fixed as the run grants its first: a number, or a percentage of the matched
     /// nodes, rounded up. Which, are the lowest by hash of run and node. Default: all that nodeSelector selects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<IntOrPercent>,

@@ -179,7 +179,6 @@ impl<'a> Planning<'a> {
     /// Takes every granted node one step on.
     fn step_grants(&mut self, plans: &[Owned<'_>]) {
         let by_uid: HashMap<&str, &Owned<'_>> = plans.iter().map(|p| (p.facts.uid.as_str(), p)).collect();
-        let default_limits = Limits::default();
         let grants: Vec<(String, Grant)> = self
             .ledger
             .grants
@@ -200,7 +199,6 @@ impl<'a> Planning<'a> {
             };
             let edited = owned.is_some_and(|owned| grant.generation != owned.facts.generation);
             let grant = self.refresh(&uid, grant, node, owned);
-            let valid = owned.and_then(|o| o.valid.as_ref().ok());
             let entry = self
                 .ledger
                 .plans
@@ -213,7 +211,8 @@ impl<'a> Planning<'a> {
                 grant: &grant,
                 node,
                 plan: &plan_name,
-                limits: valid.map_or(&default_limits, |v| &v.limits),
+                // Also where its plan has become invalid: what is on its way goes on as it was begun.
+                limits: &owned.map_or_else(Limits::default, |owned| Limits::of(&owned.facts.spec)),
                 retried_at: entry.and_then(|entry| entry.actions.retried_at),
                 outlasts: withdraw.as_deref() == Some(WINDOW_CLOSED)
                     && !edited

@@ -171,7 +171,15 @@ pub(crate) fn rollout<'a>(
         }
     }
     waiting::record(planning, &rollout.members, valid, &mut entry);
-    assignment.waves[entry.open_wave as usize].soaks_from(entry.soaks_from);
+    let open = entry.open_wave as usize;
+    assignment.waves[open].soaks_from(entry.soaks_from);
+    // After the last wave, and where nobody waits, there is nothing that a proof is needed for.
+    let is_last = |wave: usize| wave + 1 == valid.waves.len();
+    entry.owes_proof = !is_last(open) && assignment.waves[open].began_without_proof(entry.owes_proof);
+    let waits = |member: &Member<'_>| matches!(member.place, Place::Waiting | Place::Granted);
+    if entry.owes_proof && rollout.members.iter().any(waits) {
+        assignment.waves[open].owes_proof();
+    }
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
     let open = entry.open_wave as usize;
@@ -243,6 +251,7 @@ fn find_open_wave(valid: &ValidPlan, entry: &mut PlanEntry) {
         entry.open_wave = 0;
         entry.open_wave_name.clear();
         entry.soaks_from = None;
+        entry.owes_proof = false;
     }
 }
 
@@ -453,6 +462,8 @@ fn open_next_wave(
         let next = &valid.waves[index + 1].name;
         entry.open_wave += 1;
         entry.open_wave_name.clone_from(next);
+        // Who cannot be updated in the wave that starts is waited for from now on.
+        (entry.held_since, entry.held_out) = (None, false);
         planning.by_fresh_nodes = true;
         let note = format!(
             "wave {} is done, {} of {} updated; wave {next} starts",

@@ -99,12 +99,17 @@ pub struct Limits {
 impl Default for Limits {
     /// The defaults of the CRD, for grants whose plan is gone.
     fn default() -> Self {
-        Self::of(&Default::default(), &Default::default(), &Default::default())
+        Self::from_parts(&Default::default(), &Default::default(), &Default::default())
     }
 }
 
 impl Limits {
-    fn of(
+    /// Those of the plan, which no other field makes invalid.
+    pub fn of(spec: &UpdatePlanSpec) -> Self {
+        Self::from_parts(&spec.drain, &spec.monitoring, &spec.timeouts)
+    }
+
+    fn from_parts(
         drain: &api::plan::Drain,
         monitoring: &api::plan::Monitoring,
         timeouts: &api::plan::Timeouts,
@@ -113,7 +118,8 @@ impl Limits {
             stage: timeouts.stage.delta(),
             drain: drain.timeout.delta(),
             reboot: timeouts.reboot.delta(),
-            min_ready: monitoring.min_ready.delta(),
+            // Nobody waits for longer than the time-out, which an invalid plan may say.
+            min_ready: monitoring.min_ready.delta().min(monitoring.timeout.delta()),
             monitoring: monitoring.timeout.delta(),
         }
     }
@@ -171,7 +177,7 @@ impl ValidPlan {
             skip_after: skip_after.delta(),
             retries: failure_policy.retries,
             threshold: failure_policy.threshold,
-            limits: Limits::of(drain, monitoring, timeouts),
+            limits: Limits::from_parts(drain, monitoring, timeouts),
         })
     }
 

@@ -82,8 +82,12 @@ pub(crate) struct WaveProgress {
     pub failed: usize,
     /// Members that were granted in this run, or need it, and are not left alone.
     pub needed: usize,
+    /// Members that were granted in this run, and were not taken out.
+    begun: usize,
     /// Members that were updated by this run.
     proven: usize,
+    /// Whether a node that was begun with, and is gone by now, has left the wave without a proof.
+    owes_proof: bool,
     /// When the last member was updated, or given up, by this run.
     last: Option<DateTime<Utc>>,
 }
@@ -91,7 +95,20 @@ pub(crate) struct WaveProgress {
 impl WaveProgress {
     /// Every member is updated, failed or skipped; and if any needed the update, at least one got it.
     pub fn done(&self) -> bool {
-        self.updated + self.skipped + self.failed == self.nodes && (self.needed == 0 || self.proven > 0)
+        let needs_proof = self.needed > 0 || self.owes_proof;
+        self.updated + self.skipped + self.failed == self.nodes && (!needs_proof || self.proven > 0)
+    }
+
+    /// Whether nodes were begun with and none of them has been updated, where `before` tells of those that are gone.
+    pub fn began_without_proof(&self, before: bool) -> bool {
+        // Who is there and needs no update, or was taken out, is somebody's answer to it; who waits is about to be.
+        let goes_on = before && (self.nodes == 0 || self.needed > 0);
+        self.proven == 0 && (self.begun > 0 || goes_on)
+    }
+
+    /// It has nobody left who could prove what a node that is gone did not.
+    pub fn owes_proof(&mut self) {
+        self.owes_proof = true;
     }
 
     /// Every member is updated, failed or skipped, but none of those that needed the update got it.
@@ -203,6 +220,7 @@ pub(crate) fn assign(
         // After the last wave there is nothing that a proof is needed for.
         let is_out = member.place == Place::Skipped && (member.node.opt_out.is_some() || *wave == rest);
         let began = by_this_run && !is_out;
+        progress.begun += usize::from(began);
         progress.needed += usize::from(began || member.passed_over || member.place == Place::Waiting);
         match member.place {
             Place::Waiting => {}

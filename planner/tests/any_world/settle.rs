@@ -251,7 +251,8 @@ fn next_wave<'a>(
         at.max(failure).max(entry.actions.retried_at)
     };
     let soaked = |node: &NodeFacts| ended(node).is_some_and(|at| at + wave.soak.delta() <= now);
-    let proven = members().any(|node| updated(&node)) || members().next().is_none();
+    let nobody = members().next().is_none();
+    let proven = members().any(|node| updated(&node)) || nobody && !entry.owes_proof;
     let done =
         proven && !matched.is_empty() && matched.iter().find(may_join).is_none() && members().all(is_over);
     // Also from the last of those that are gone.

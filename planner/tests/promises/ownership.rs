@@ -1,6 +1,6 @@
 //! Which plan a node belongs to, and what an invalid plan does.
 
-use api::{plan::Phase, verdict::Verdict};
+use api::{ledger::GrantPhase, plan::Phase, verdict::Verdict};
 use insta::assert_snapshot;
 
 use crate::support::{Fault, Sim, hours, minutes, seconds};
@@ -260,6 +260,26 @@ fn s12_a_plan_that_becomes_invalid_withdraws_and_goes_on_when_mended() {
         run.unwrap().id,
         "the same run"
     );
+    sim.ends_well();
+}
+
+/// A server that needs more than the default of 15 minutes to boot is not given up because of a typo in a window.
+#[test]
+fn s12_what_is_on_its_way_has_the_time_of_its_own_plan_also_while_that_is_invalid() {
+    let in_phase = |phase| move |sim: &Sim| sim.ledger().grants.values().any(|g| g.phase == phase);
+    let spec = "timeouts: {reboot: 45m}\nmonitoring: {minReady: 5m}";
+    let mut sim = Sim::new().nodes(1).plan("web", spec);
+    sim.retime("n01", |timing| timing.reboot = minutes(30));
+    sim.run_until("it reboots", in_phase(GrantPhase::Rebooting));
+    sim.edit("web", |spec| {
+        spec.exclusions =
+            serde_saphyr::from_str("[{name: x, schedule: '0 25 * * *', duration: 1h}]").unwrap();
+    });
+    sim.run_until("it is monitored", in_phase(GrantPhase::Monitoring));
+    sim.run_for(minutes(4));
+    assert_eq!(sim.granted().len(), 1, "for 5 minutes");
+    sim.edit("web", |spec| spec.exclusions.clear());
+    sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
 }
 

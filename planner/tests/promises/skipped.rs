@@ -2,7 +2,7 @@
 
 use api::plan::Phase;
 
-use crate::support::{Fault, Sim, hours};
+use crate::support::{Fault, Sim, hours, minutes};
 
 #[test]
 fn l1_a_node_that_takes_the_place_of_one_that_is_skipped_is_skipped_with_it_where_it_is_no_better() {
@@ -31,6 +31,31 @@ fn l1_a_node_that_takes_the_place_of_one_that_is_skipped_is_skipped_with_it_wher
     sim.run_for(hours(6));
     assert_eq!(sim.status("web").nodes.updated, 1);
     assert_eq!(sim.phase("web"), Some(Phase::Complete), "{}", sim.story());
+    sim.ends_well();
+}
+
+/// The hour that the canary was held for is not that of the node that is down for two minutes as the rest starts.
+#[test]
+fn a_node_that_is_down_as_its_wave_starts_is_waited_for_from_then_on() {
+    let waves = "maxUnavailable: 3
+waves: [{name: canary, nodeSelector: {matchLabels: {tier: dev}}}, {name: rest}]";
+    let mut sim = Sim::new().nodes(1).node_with("dev", "1.20.3", &[("tier", "dev")]);
+    sim = sim.node_with("dead", "1.20.3", &[("tier", "dev")]);
+    sim.not_ready("dead");
+    sim.apply_plan("web", waves);
+    sim.run_until("the canary is held", |sim| {
+        sim.ledger().plans["uid-web"].held_since.is_some()
+    });
+    sim.run_for(minutes(58));
+    sim.not_ready("n01");
+    sim.run_until("the rest starts", |sim| {
+        sim.ledger().plans["uid-web"].open_wave == 1
+    });
+    sim.run_for(minutes(2));
+    assert_ne!(sim.phase("web"), Some(Phase::Complete), "{}", sim.story());
+    sim.ready("n01");
+    sim.run_until("it is updated", |sim| sim.status("web").nodes.updated == 2);
+    sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
 }
 

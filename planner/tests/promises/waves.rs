@@ -367,6 +367,44 @@ fn a_wave_without_a_soak_does_not_soak_when_the_clock_turns_out_to_be_ahead() {
     sim.ends_well();
 }
 
+/// A canary that does not come back, and is deleted by whoever repairs nodes, has proven nothing; nor has one that failed and is cleared
+/// up. Who is left does not get what it died of.
+#[test]
+fn s10_a_canary_that_is_gone_unproven_holds_the_rest() {
+    let spec = "maxUnavailable: 100%\nfailurePolicy: {threshold: 2, retries: 0}
+waves: [{name: canary, nodeSelector: {matchLabels: {tier: dev}}}, {name: rest}]";
+    let dev = [("tier", "dev")];
+    for fails in [false, true] {
+        let mut sim = Sim::new()
+            .nodes(3)
+            .node_with("dev", "1.20.3", &dev)
+            .plan("web", spec);
+        sim.break_node("dev", Fault::NeverReturns);
+        sim.run_until("it reboots", |sim| !sim.hidden("dev").reboots.is_empty());
+        if fails {
+            sim.run_until("it has failed", |sim| sim.status("web").nodes.failed == 1);
+        }
+        sim.delete_node("dev");
+        sim.run_for(hours(2));
+        assert!(members(&sim, "rest").is_empty(), "{}", sim.story());
+        assert_snapshot!(
+            "a_canary_that_is_gone",
+            sim.status("web").message.as_ref().unwrap()
+        );
+        // One that takes its place, or a person who says so, lets it go on.
+        if fails {
+            sim.retry("web", "again");
+        } else {
+            sim.add_node("dev2", "1.20.3", &dev);
+            sim.run_for(minutes(1));
+            assert!(members(&sim, "rest").is_empty(), "{}", sim.story());
+        }
+        sim.run_until_phase("web", Phase::Complete);
+        assert_eq!(members(&sim, "rest").len(), 3);
+        sim.ends_well();
+    }
+}
+
 /// The clock was 31 s ahead as the canary ended, and is set right as it soaks: by that clock the soak is 31 s shorter, by the Kubernetes
 /// API's it is as long as ever.
 #[test]

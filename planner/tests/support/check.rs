@@ -34,6 +34,8 @@ pub struct Checker {
     failed: BTreeMap<String, BTreeSet<String>>,
     /// When the last node of a wave was updated, by run and wave.
     proven: BTreeMap<(String, String), DateTime<Utc>>,
+    /// Whether a ledger was lost, and with it what had been begun.
+    lost: bool,
     permits: BTreeSet<(String, String, u32)>,
     /// How many seconds each plan's nodes took, by plan UID.
     took: BTreeMap<String, Vec<u32>>,
@@ -82,6 +84,7 @@ impl Checker {
             let known = |(uid, entry): (&String, &PlanEntry)| (uid.clone(), entry.durations.clone());
             self.took = new.plans.iter().map(known).collect();
             self.begun.clear();
+            self.lost = true;
             return;
         };
         self.count_failures(world, new);
@@ -372,6 +375,13 @@ impl Checker {
                 let proven =
                     needy.peek().is_none() || members.iter().any(|node| runs_target(node, plan, entry));
                 assert!(proven, "S10: wave {} has proven nothing", wave.name);
+                if members.is_empty() {
+                    assert!(
+                        !self.is_gone_unproven(world, new, plan, &wave.name),
+                        "S10: wave {} began, and is gone unproven",
+                        wave.name
+                    );
+                }
                 let last = self.proven.get(&(entry.run.clone(), wave.name.clone()));
                 // Where the clock has been set back meanwhile, what has no soak waits for no time to come.
                 let soak = wave.soak.delta();
@@ -383,6 +393,24 @@ impl Checker {
                 );
             }
         }
+    }
+
+    /// Whether nodes of the wave were begun with since the run was retried last, none was updated, and others wait for the update.
+    fn is_gone_unproven(&self, world: &World, new: &UpdateLedgerSpec, plan: &PlanFacts, wave: &str) -> bool {
+        let entry = &new.plans[&plan.uid];
+        let retried_at = entry.actions.retried_at;
+        let begun = self.granted.iter().any(|(at, _, grant)| {
+            let of_wave = grant.run == entry.run && grant.wave == wave;
+            of_wave && !self.lost && retried_at.is_none_or(|retried| *at >= retried)
+        });
+        let proven = self.proven.contains_key(&(entry.run.clone(), wave.to_owned()));
+        let waits = |node: &&NodeFacts| {
+            let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
+            let failed =
+                spec.is_some_and(|spec| spec.run.as_ref() == Some(&entry.run) && spec.failure.is_some());
+            node.opt_out.is_none() && !failed && !runs_target(node, plan, entry)
+        };
+        begun && !proven && owned(world, new, plan).iter().any(waits)
     }
 
     /// A retry that somebody has asked for takes back what has failed before; nothing else does.

@@ -95,11 +95,16 @@ impl Judge<'_> {
 
     /// Whether the node may be left alone now: it cannot be updated, and that has held its plan for `skipAfter` of open window.
     pub(super) fn is_not_waited_for(&self, node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
-        let Some(since) = entry.held_since else {
+        let before = self.before.plans.get(&plan.uid);
+        // As a wave starts it is forgotten since when the one before it was held.
+        let starts = before.is_none_or(|before| {
+            (before.open_wave, &before.open_wave_name) != (entry.open_wave, &entry.open_wave_name)
+        });
+        let was = before.and_then(|before| before.held_since).unwrap_or(self.now);
+        let Some(since) = entry.held_since.or(starts.then_some(was)) else {
             return false;
         };
         // It was found before, when such a window was still open.
-        let before = self.before.plans.get(&plan.uid);
         if before.is_some_and(|before| before.held_out && before.held_since == Some(since)) {
             return is_stuck(node, plan, entry, self.now);
         }

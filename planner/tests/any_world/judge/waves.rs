@@ -151,6 +151,7 @@ impl<'a> Judge<'a> {
                     "S10: wave {} of {who} has proven nothing",
                     wave.name
                 );
+                self.owes_no_proof(plan, after, index, &matched);
                 let soak = wave.soak.delta();
                 let before = self.before.plans.get(&plan.uid).filter(|before| {
                     let name = &before.open_wave_name;
@@ -255,6 +256,30 @@ impl<'a> Judge<'a> {
             || given_up(node, plan, entry)
             || is_left_out(node, plan, entry)
             || self.is_not_waited_for(node, plan, entry)
+    }
+
+    /// A wave without a size that has begun with nodes, all of which are gone unproven, holds those after it.
+    fn owes_no_proof(&self, plan: &PlanFacts, after: &PlanEntry, index: usize, matched: &[&NodeFacts]) {
+        let wave = &plan.spec.waves[index];
+        let owed = self.before.plans.get(&plan.uid).is_some_and(|before| {
+            let name = &before.open_wave_name;
+            let it_is =
+                before.open_wave as usize == index && (*name == wave.name || index == 0 && name.is_empty());
+            let retried = before.actions.retried_at != after.actions.retried_at;
+            it_is && before.run == after.run && before.owes_proof && !retried
+        });
+        let selector = wave.node_selector.as_ref();
+        let has_nodes = matched.iter().any(|node| {
+            selector.is_none_or(|selector| selects(selector, &node.labels))
+                || self.wave_so_far(node, &after.run) == Some(&wave.name)
+        });
+        let waits = matched.iter().any(|node| !self.is_over(node, plan, after));
+        assert!(
+            !owed || has_nodes || !waits,
+            "S10: wave {} of {} has begun, and proven nothing",
+            wave.name,
+            plan.name
+        );
     }
 
     /// A wave that starts leaves no node behind that the one before it would have taken.
