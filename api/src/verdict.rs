@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use crate::shadow::FailureReason;
 pub use told::Told;
 
-/// Why a node that a plan matches has no grant: exactly one holds, the first that applies in this order. Or why one that has a
+/// Why a node that a plan matches has no grant: exactly one holds. Of several that apply it is what the node needs no update for, then
+/// what holds the whole plan, what is wrong with the node, the clock, its wave, the window, the limits. Or why one that has a
 /// grant does not get on: `AgentSilent` or `DrainBlocked`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(tag = "reason", rename_all_fields = "camelCase")]
