@@ -96,6 +96,7 @@ impl Judge<'_> {
     /// Whether the node may be left alone now: it cannot be updated, and that has held its plan for `skipAfter` of open window.
     pub(super) fn is_not_waited_for(&self, node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
         let before = self.before.plans.get(&plan.uid);
+        let before = before.filter(|before| before.run == entry.run);
         // As a wave starts it is forgotten since when the one before it was held.
         let starts = before.is_none_or(|before| {
             (before.open_wave, &before.open_wave_name) != (entry.open_wave, &entry.open_wave_name)
