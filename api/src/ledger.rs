@@ -110,10 +110,10 @@ pub struct PlanEntry {
     /// now; only where the wave has a soak.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub soaks_from: Option<DateTime<Utc>>,
-    /// owesProof: whether that wave has begun with a node and has updated none yet, also where that node is gone or belongs to another
-    /// plan by now: the next wave does not start. A retry forgets it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub owes_proof: bool,
+    /// owesProof: the wave that has begun with nodes and has updated none of them yet, also where these are gone or belong to another
+    /// plan by now: the wave after it does not start. A retry forgets it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owes_proof: Option<String>,
     /// releasing: the plan's resourceVersion over which its finalizer is being removed. Grants need a finalizer that is
     /// on a later version.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -124,7 +124,7 @@ pub(crate) fn take(planning: &mut Planning<'_>, owned: &Owned<'_>) {
                 entry.actions.retried_at = Some(now);
                 entry.halted = false;
                 entry.failed.clear();
-                entry.owes_proof = false;
+                entry.owes_proof = None;
                 let note = format!(
                     "run {} is retried: what has failed so far no longer counts",
                     entry.run

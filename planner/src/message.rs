@@ -236,7 +236,16 @@ impl View<'_> {
             };
             let how = actions::how_to_go_on(self.run);
             let why = by_reason(&skipped_nodes(self.rollout)).join("; ");
-            let why = if why.is_empty() { why } else { format!(" ({why})") };
+            // Nobody is left of whom it could be told.
+            let gone = self
+                .waves
+                .get(self.rollout.open_wave)
+                .is_some_and(|wave| wave.nodes == 0);
+            let why = match why.as_str() {
+                "" if gone => " (those that were begun with are gone)".to_owned(),
+                "" => why,
+                why => format!(" ({why})"),
+            };
             return format!("{wave}none of its nodes could be updated{why}{next}; {how}");
         }
         let reasons = self.reasons();

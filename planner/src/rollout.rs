@@ -171,15 +171,8 @@ pub(crate) fn rollout<'a>(
         }
     }
     waiting::record(planning, &rollout.members, valid, &mut entry);
-    let open = entry.open_wave as usize;
-    assignment.waves[open].soaks_from(entry.soaks_from);
-    // After the last wave, and where nobody waits, there is nothing that a proof is needed for.
-    let is_last = |wave: usize| wave + 1 == valid.waves.len();
-    entry.owes_proof = !is_last(open) && assignment.waves[open].began_without_proof(entry.owes_proof);
-    let waits = |member: &Member<'_>| matches!(member.place, Place::Waiting | Place::Granted);
-    if entry.owes_proof && rollout.members.iter().any(waits) {
-        assignment.waves[open].owes_proof();
-    }
+    assignment.waves[open_wave].soaks_from(entry.soaks_from);
+    owe_proof(&rollout, valid, &mut assignment, &mut entry);
     failures::watch_soaking_wave(planning, &rollout, valid, &assignment, &entry);
     open_next_wave(planning, &rollout, valid, &assignment, &mut entry);
     let open = entry.open_wave as usize;
@@ -242,6 +235,28 @@ impl Rollout<'_> {
     }
 }
 
+/// Records whether the open wave has begun and updated nobody, before a node is told anything. By its name: an edit may put others
+/// before it.
+fn owe_proof(rollout: &Rollout<'_>, valid: &ValidPlan, assignment: &mut Assignment, entry: &mut PlanEntry) {
+    // After the last wave there is nothing that a proof is needed for; nor where nobody waits.
+    let last = valid.waves.len() - 1;
+    let open = entry.open_wave as usize;
+    if open < last {
+        let name = &valid.waves[open].name;
+        let owes = entry.owes_proof.as_ref() == Some(name);
+        if assignment.waves[open].began_unproven(owes) {
+            entry.owes_proof = Some(name.clone());
+        } else if owes {
+            entry.owes_proof = None;
+        }
+    }
+    let waits = |member: &Member<'_>| matches!(member.place, Place::Waiting | Place::Granted);
+    for (wave, progress) in valid.waves.iter().zip(&mut assignment.waves).take(last) {
+        let owes = entry.owes_proof.as_ref() == Some(&wave.name);
+        progress.owes_proof = owes && progress.began_unproven(true) && rollout.members.iter().any(waits);
+    }
+}
+
 /// Where an edit has moved the wave that was under way, or taken it away, the waves are gone through again from the
 /// first: those that are done still are, and those that are new come in their order.
 fn find_open_wave(valid: &ValidPlan, entry: &mut PlanEntry) {
@@ -251,7 +266,6 @@ fn find_open_wave(valid: &ValidPlan, entry: &mut PlanEntry) {
         entry.open_wave = 0;
         entry.open_wave_name.clear();
         entry.soaks_from = None;
-        entry.owes_proof = false;
     }
 }
 

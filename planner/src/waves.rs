@@ -86,8 +86,8 @@ pub(crate) struct WaveProgress {
     begun: usize,
     /// Members that were updated by this run.
     proven: usize,
-    /// Whether a node that was begun with, and is gone by now, has left the wave without a proof.
-    owes_proof: bool,
+    /// Whether others wait for a proof of this wave though none of its members may need one: nodes that it began with are gone.
+    pub owes_proof: bool,
     /// When the last member was updated, or given up, by this run.
     last: Option<DateTime<Utc>>,
 }
@@ -99,16 +99,11 @@ impl WaveProgress {
         self.updated + self.skipped + self.failed == self.nodes && (!needs_proof || self.proven > 0)
     }
 
-    /// Whether nodes were begun with and none of them has been updated, where `before` tells of those that are gone.
-    pub fn began_without_proof(&self, before: bool) -> bool {
-        // Who is there and needs no update, or was taken out, is somebody's answer to it; who waits is about to be.
-        let goes_on = before && (self.nodes == 0 || self.needed > 0);
-        self.proven == 0 && (self.begun > 0 || goes_on)
-    }
-
-    /// It has nobody left who could prove what a node that is gone did not.
-    pub fn owes_proof(&mut self) {
-        self.owes_proof = true;
+    /// Whether nodes were begun with and none of them has been updated. `others` were, which are not among the members any more: they
+    /// are made up for by a member that is updated, and by members none of which needs to be.
+    pub const fn began_unproven(&self, others: bool) -> bool {
+        let nobody_needs_it = self.nodes > 0 && self.needed == 0;
+        self.proven == 0 && (self.begun > 0 || others && !nobody_needs_it)
     }
 
     /// Every member is updated, failed or skipped, but none of those that needed the update got it.

@@ -252,7 +252,8 @@ fn next_wave<'a>(
     };
     let soaked = |node: &NodeFacts| ended(node).is_some_and(|at| at + wave.soak.delta() <= now);
     let nobody = members().next().is_none();
-    let proven = members().any(|node| updated(&node)) || nobody && !entry.owes_proof;
+    let proven =
+        members().any(|node| updated(&node)) || nobody && entry.owes_proof.as_ref() != Some(&wave.name);
     let done =
         proven && !matched.is_empty() && matched.iter().find(may_join).is_none() && members().all(is_over);
     // Also from the last of those that are gone.

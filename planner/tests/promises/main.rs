@@ -20,6 +20,7 @@ mod nodes;
 mod own;
 mod ownership;
 mod pace;
+mod proof;
 mod properties;
 mod recovery;
 mod rollout;

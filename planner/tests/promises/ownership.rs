@@ -278,7 +278,16 @@ fn s12_what_is_on_its_way_has_the_time_of_its_own_plan_also_while_that_is_invali
     sim.run_until("it is monitored", in_phase(GrantPhase::Monitoring));
     sim.run_for(minutes(4));
     assert_eq!(sim.granted().len(), 1, "for 5 minutes");
-    sim.edit("web", |spec| spec.exclusions.clear());
+    // What makes a plan invalid may be such a time itself: it is updated once it was Ready for as long as it may take.
+    sim.edit("web", |spec| spec.monitoring.min_ready = "20m".parse().unwrap());
+    sim.run_for(minutes(10));
+    assert_eq!(sim.granted().len(), 1, "for 15 minutes");
+    sim.run_for(minutes(2));
+    assert!(sim.granted().is_empty());
+    sim.edit("web", |spec| {
+        spec.exclusions.clear();
+        spec.monitoring.min_ready = "5m".parse().unwrap();
+    });
     sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
 }

@@ -1,12 +1,15 @@
 //! The promises S1, S3, S4, S5, S8 to S12, checked at every write by rules of its own: nothing here asks the planner.
 
+mod failures;
+mod order;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::{
     ledger::{Grant, GrantPhase, PlanEntry, UpdateLedgerSpec},
     plan::{OnWindowEnd, UpdatePlanStatus},
     quantity::Span,
-    shadow::{BottlerocketShadowSpec, FailureReason, NodeState, acknowledges},
+    shadow::{BottlerocketShadowSpec, NodeState, acknowledges},
 };
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::{
@@ -18,7 +21,7 @@ use semver::Version;
 
 use super::asked::Approvals;
 use super::limits;
-use super::rules::{moves_on, node_of, owned, owner, plan_of, released, runs_target};
+use super::rules::{moves_on, node_of, owned, owner, plan_of, released};
 use super::targets::{self, target_of};
 
 /// What the checks remember from write to write.
@@ -335,135 +338,6 @@ impl Checker {
                 "S1: {unavailable} of at most {max} of wave {}",
                 wave.name
             );
-        }
-    }
-
-    /// S10, where a wave starts: those before it are done, and the one before has soaked.
-    fn order(&self, now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &UpdateLedgerSpec) {
-        for (uid, entry) in &new.plans {
-            let before = old.plans.get(uid).filter(|before| before.run == entry.run);
-            let Some(plan) = world.plans.iter().find(|plan| plan.uid == *uid) else {
-                continue;
-            };
-            let before = before.map_or(0, |before| before.open_wave) as usize;
-            for index in before..entry.open_wave as usize {
-                assert!(
-                    !entry.paused && !entry.halted,
-                    "S11: a wave of {} starts",
-                    plan.name
-                );
-                let wave = &plan.spec.waves[index];
-                let of_wave = |node: &&NodeFacts| {
-                    let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
-                    spec.is_some_and(|s| {
-                        s.run.as_ref() == Some(&entry.run) && s.wave.as_ref() == Some(&wave.name)
-                    })
-                };
-                let live = new
-                    .grants
-                    .values()
-                    .any(|g| g.run == entry.run && g.wave == wave.name);
-                assert!(!live, "S10: a wave starts while {} has grants", wave.name);
-                assert!(
-                    self.approvals.is_approved(plan, &entry.run, wave),
-                    "S10: wave {} is not approved",
-                    wave.name
-                );
-                let members: Vec<_> = owned(world, new, plan).into_iter().filter(of_wave).collect();
-                // One that has opted out after all does not need the update.
-                let mut needy = members.iter().filter(|node| node.opt_out.is_none()).peekable();
-                let proven =
-                    needy.peek().is_none() || members.iter().any(|node| runs_target(node, plan, entry));
-                assert!(proven, "S10: wave {} has proven nothing", wave.name);
-                if members.is_empty() {
-                    assert!(
-                        !self.is_gone_unproven(world, new, plan, &wave.name),
-                        "S10: wave {} began, and is gone unproven",
-                        wave.name
-                    );
-                }
-                let last = self.proven.get(&(entry.run.clone(), wave.name.clone()));
-                // Where the clock has been set back meanwhile, what has no soak waits for no time to come.
-                let soak = wave.soak.delta();
-                let soaked = soak.is_zero() || last.is_none_or(|last| *last + soak <= now);
-                assert!(
-                    soaked || members.is_empty(),
-                    "S10: wave {} has not soaked since {last:?}",
-                    wave.name
-                );
-            }
-        }
-    }
-
-    /// Whether nodes of the wave were begun with since the run was retried last, none was updated, and others wait for the update.
-    fn is_gone_unproven(&self, world: &World, new: &UpdateLedgerSpec, plan: &PlanFacts, wave: &str) -> bool {
-        let entry = &new.plans[&plan.uid];
-        let retried_at = entry.actions.retried_at;
-        let begun = self.granted.iter().any(|(at, _, grant)| {
-            let of_wave = grant.run == entry.run && grant.wave == wave;
-            of_wave && !self.lost && retried_at.is_none_or(|retried| *at >= retried)
-        });
-        let proven = self.proven.contains_key(&(entry.run.clone(), wave.to_owned()));
-        let waits = |node: &&NodeFacts| {
-            let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
-            let failed =
-                spec.is_some_and(|spec| spec.run.as_ref() == Some(&entry.run) && spec.failure.is_some());
-            node.opt_out.is_none() && !failed && !runs_target(node, plan, entry)
-        };
-        begun && !proven && owned(world, new, plan).iter().any(waits)
-    }
-
-    /// A retry that somebody has asked for takes back what has failed before; nothing else does.
-    fn forget_failures(&mut self, world: &World, new: &UpdateLedgerSpec) {
-        for (uid, entry) in &new.plans {
-            let before = world.ledger.as_ref().and_then(|old| old.plans.get(uid));
-            let before = before.filter(|before| before.run == entry.run);
-            let retried = before.is_some_and(|before| before.actions.retried_at != entry.actions.retried_at);
-            if retried {
-                assert!(
-                    self.approvals.retries(uid, &entry.run),
-                    "S11: {} is retried",
-                    entry.name
-                );
-                self.failed.remove(&entry.run);
-            }
-            let lifted = before.is_some_and(|before| before.halted && !entry.halted);
-            assert!(!lifted || retried, "S11: {} goes on", entry.name);
-        }
-    }
-
-    /// S11 counts a node once it is given up: a node that cannot be tried again, or whose tries are used up.
-    fn count_failures(&mut self, world: &World, new: &UpdateLedgerSpec) {
-        for node in &world.nodes {
-            let Some(spec) = node.shadow.as_ref().map(|shadow| &shadow.spec) else {
-                continue;
-            };
-            let (Some(failure), Some(run)) = (&spec.failure, &spec.run) else {
-                continue;
-            };
-            let Some((uid, entry)) = new.plans.iter().find(|(_, entry)| entry.run == *run) else {
-                continue;
-            };
-            let Some(plan) = world.plans.iter().find(|plan| plan.uid == *uid) else {
-                continue;
-            };
-            if entry.actions.retried_at.is_some_and(|at| failure.at < at) {
-                continue;
-            }
-            let down = failure.reason == FailureReason::RebootTimeout && !node.ready;
-            let up_to_date = node.ready
-                && runs_target(node, plan, entry)
-                && failure.reason == FailureReason::RebootTimeout;
-            let failed = self.failed.entry(run.clone()).or_default();
-            if up_to_date {
-                // L4: one that comes back is judged afresh.
-                failed.remove(&node.uid);
-                continue;
-            }
-            let spent = failure.count > plan.spec.failure_policy.retries;
-            if spent || down || failure.reason == FailureReason::Unhealthy {
-                failed.insert(node.uid.clone());
-            }
         }
     }
 

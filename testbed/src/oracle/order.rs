@@ -123,6 +123,15 @@ fn unfinished(
     {
         return Some(format!("nobody has approved wave {name} of run {}", entry.run));
     }
+    // What nodes that are gone were to prove, only others of the wave, or a retry, make up for.
+    let proven = run.updated.contains_key(name) || run.retried_at.is_some();
+    if !members.is_empty() && !members.iter().any(|member| live(&member)) && !proven {
+        let mut others = now.tracks.matched(now.case, plan, now.state);
+        others.retain(|uid, node| live(&(uid, node)));
+        if !others.values().any(|node| is_of(now, wave, node)) && others.values().any(|node| behind(node)) {
+            return Some(format!("the nodes that wave {name} began with are gone unproven"));
+        }
+    }
     // One that has opted out after all does not need the update.
     let needs = |(_, node): &(&String, &String)| !now.tracks.may_have_opted_out(node, now.at);
     let mut left = members.iter().filter(live).filter(needs).peekable();
@@ -153,18 +162,19 @@ fn passed_over(
     let last = run.finished.get(&wave.name).copied().unwrap_or(now.at);
     let matched = now.tracks.matched(now.case, plan, now.state).into_iter();
     let mut waiting = matched.filter(|(uid, node)| {
-        let object = now.state.nodes.get(node).filter(|_| now.state.is_live(node, uid));
-        let labels = object
-            .and_then(|object| object.metadata.labels.clone())
-            .unwrap_or_default();
-        let wanted = wave
-            .node_selector
-            .as_ref()
-            .is_none_or(|selector| selectors::selects(selector, &labels));
+        let is_live = now.state.is_live(node, uid);
         let known = now.tracks.known_labels(node, now.at) && now.tracks.was_there(node, last);
         let out = now.tracks.may_have_opted_out(node, now.at) || may_be_skipped(now, plan, id, node);
         let free = run.wave_of(uid).is_none() && !run.failed.contains_key(uid) && !out;
-        object.is_some() && wanted && known && free && behind(node)
+        is_live && is_of(now, wave, node) && known && free && behind(node)
     });
     waiting.next().map(|(_, node)| node)
+}
+
+/// Whether the wave's selector takes the node.
+fn is_of(now: &Moment<'_>, wave: &Wave, node: &str) -> bool {
+    let object = now.state.nodes.get(node);
+    let labels = object.and_then(|object| object.metadata.labels.clone());
+    let selector = wave.node_selector.as_ref();
+    selector.is_none_or(|selector| selectors::selects(selector, &labels.unwrap_or_default()))
 }

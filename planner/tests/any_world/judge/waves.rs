@@ -262,11 +262,8 @@ impl<'a> Judge<'a> {
     fn owes_no_proof(&self, plan: &PlanFacts, after: &PlanEntry, index: usize, matched: &[&NodeFacts]) {
         let wave = &plan.spec.waves[index];
         let owed = self.before.plans.get(&plan.uid).is_some_and(|before| {
-            let name = &before.open_wave_name;
-            let it_is =
-                before.open_wave as usize == index && (*name == wave.name || index == 0 && name.is_empty());
             let retried = before.actions.retried_at != after.actions.retried_at;
-            it_is && before.run == after.run && before.owes_proof && !retried
+            before.run == after.run && before.owes_proof.as_ref() == Some(&wave.name) && !retried
         });
         let selector = wave.node_selector.as_ref();
         let has_nodes = matched.iter().any(|node| {

@@ -213,7 +213,11 @@ pub fn remembered(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &PlanFacts, en
     if draw.seldom(30) {
         entry.soaks_from = Some(draw.before(now, 30));
     }
-    entry.owes_proof = draw.seldom(30);
+    if draw.seldom(30) {
+        let waves = facts.spec.waves.iter().map(|wave| wave.name.as_str());
+        let names: Vec<&str> = waves.chain(["gone"]).collect();
+        entry.owes_proof = Some(draw.of(&names).to_owned());
+    }
     for (variant, arch) in KINDS {
         let version = draw.of(&["1.22.0", "1.21.0", ""]);
         if entry.target == LATEST && !version.is_empty() {

@@ -146,6 +146,29 @@ fn s10_a_canary_that_is_gone_has_still_proven_something() {
     story.is_clean();
 }
 
+/// A wave for node a alone, which has begun with it, before it is gone.
+fn canary_that_is_gone() -> Story {
+    let a = json!({"matchLabels": {"kubernetes.io/hostname": "a"}});
+    let waves = json!([{"name": "canary", "nodeSelector": a}, {"name": "rest"}]);
+    let mut story = unfinished(&["a", "b"], json!({"waves": waves}));
+    story.grant_as("a", |grant| grant.wave = "canary".into());
+    story.stage("a");
+    story.end("a", None);
+    story.delete_node("a");
+    story.wait(60);
+    story
+}
+
+#[test]
+fn s10_a_canary_that_is_gone_unproven_is_seen() {
+    let mut story = canary_that_is_gone();
+    story.grant("b");
+    story.breaks(
+        Promise::S10,
+        "the nodes that wave canary began with are gone unproven",
+    );
+}
+
 #[test]
 fn s10_a_node_that_changes_its_wave_is_seen() {
     let mut story = waves(&["a", "b", "c"], 1);

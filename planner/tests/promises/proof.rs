@@ -1,0 +1,141 @@
+//! S10: a wave opens the next only when it has proven something.
+
+use api::plan::Phase;
+use insta::assert_snapshot;
+
+use super::waves::members;
+use crate::support::{Fault, Sim, hours, minutes, sim::read_spec};
+
+#[test]
+fn s10_a_canary_must_prove_something() {
+    let policy = "
+maxUnavailable: 2
+failurePolicy: {retries: 0, threshold: 5}
+waves: [{name: canary, size: 2, soak: 1m}, {name: rest}]
+";
+    let mut sim = Sim::new().nodes(6).plan("web", policy);
+    sim.break_every_node(Fault::PrepareFails);
+    sim.run_for(hours(5));
+    assert_eq!(
+        sim.checker.granted.len(),
+        2,
+        "both canaries failed, so nothing else begins"
+    );
+    assert_snapshot!("canary_proved_nothing", sim.describe("web"));
+    sim.mend_every_node();
+    sim.edit("web", |spec| spec.failure_policy.retries = 1);
+    sim.run_until_phase("web", Phase::Complete);
+    sim.ends_well();
+}
+
+#[test]
+fn s10_one_proven_canary_is_enough() {
+    let policy = "
+maxUnavailable: 2
+failurePolicy: {retries: 0, threshold: 5}
+waves: [{name: canary, size: 2, soak: 1m}, {name: rest}]
+";
+    let mut sim = Sim::new().nodes(6).plan("web", policy);
+    sim.settle();
+    let failing = sim.granted()[0].clone();
+    sim.break_node(&failing, Fault::PrepareFails);
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(sim.status("web").nodes.updated, 5);
+    sim.ends_well();
+}
+
+#[test]
+fn s10_a_wave_with_nothing_to_do_needs_no_proof() {
+    let waves = "
+waves:
+- {name: none, nodeSelector: {matchLabels: {tier: none}}, soak: 1h}
+- {name: done, nodeSelector: {matchLabels: {tier: done}}, soak: 1h}
+- {name: rest}
+";
+    let mut sim = Sim::new()
+        .nodes(2)
+        .node_with("d", "1.21.0", &[("tier", "done")])
+        .plan("web", waves);
+    sim.run_until_phase("web", Phase::Complete);
+    assert!(sim.now < crate::support::at("08:10"), "and does not soak");
+    sim.ends_well();
+}
+
+/// A canary that does not come back, and is deleted by whoever repairs nodes, has proven nothing; nor has one that failed and is cleared
+/// up. Who is left does not get what it died of.
+#[test]
+fn s10_a_canary_that_is_gone_unproven_holds_the_rest() {
+    let spec = "maxUnavailable: 100%\nfailurePolicy: {threshold: 2, retries: 0}
+waves: [{name: canary, nodeSelector: {matchLabels: {tier: dev}}}, {name: rest}]";
+    let dev = [("tier", "dev")];
+    for fails in [false, true] {
+        let mut sim = Sim::new()
+            .nodes(3)
+            .node_with("dev", "1.20.3", &dev)
+            .plan("web", spec);
+        sim.break_node("dev", Fault::NeverReturns);
+        sim.run_until("it reboots", |sim| !sim.hidden("dev").reboots.is_empty());
+        if fails {
+            sim.run_until("it has failed", |sim| sim.status("web").nodes.failed == 1);
+        }
+        sim.delete_node("dev");
+        sim.run_for(hours(2));
+        assert!(members(&sim, "rest").is_empty(), "{}", sim.story());
+        assert_snapshot!(
+            "a_canary_that_is_gone",
+            sim.status("web").message.as_ref().unwrap()
+        );
+        // One that takes its place, or a person who says so, lets it go on.
+        if fails {
+            sim.retry("web", "again");
+        } else {
+            sim.add_node("dev2", "1.20.3", &dev);
+            sim.run_for(minutes(1));
+            assert!(members(&sim, "rest").is_empty(), "{}", sim.story());
+        }
+        sim.run_until_phase("web", Phase::Complete);
+        assert_eq!(members(&sim, "rest").len(), 3);
+        sim.ends_well();
+    }
+}
+
+/// What is owed is the wave's own, wherever an edit puts it; and who takes the wave out of the plan wants no proof of it.
+#[test]
+fn s10_an_edit_neither_forgets_nor_moves_the_proof_that_a_wave_owes() {
+    let waves = "waves: [{name: canary, nodeSelector: {matchLabels: {tier: dev}}}, {name: rest}]";
+    let mut sim = Sim::new()
+        .nodes(3)
+        .node_with("dev", "1.20.3", &[("tier", "dev")])
+        .plan("web", waves);
+    sim.run_until("it has begun", |sim| sim.granted() == ["dev"]);
+    sim.delete_node("dev");
+    sim.run_for(minutes(10));
+    sim.edit("web", |spec| {
+        let lab = "waves: [{name: lab, nodeSelector: {matchLabels: {tier: lab}}}, {name: rest}]";
+        spec.waves.insert(0, read_spec(lab).waves.swap_remove(0));
+    });
+    sim.run_for(hours(2));
+    assert!(members(&sim, "rest").is_empty(), "{}", sim.story());
+    let message = sim.status("web").message.clone().unwrap_or_default();
+    assert!(
+        message.contains("wave canary: none of its nodes could be updated"),
+        "{message}"
+    );
+    sim.edit("web", |spec| drop(spec.waves.remove(1)));
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(members(&sim, "rest").len(), 3);
+    sim.ends_well();
+}
+
+#[test]
+fn l2_where_nobody_waits_for_its_proof_a_run_is_complete_without_its_canary() {
+    let waves = "waves: [{name: canary, nodeSelector: {matchLabels: {tier: dev}}}, {name: rest}]";
+    let mut sim = Sim::new()
+        .node_with("dev", "1.20.3", &[("tier", "dev")])
+        .node_with("done", "1.21.0", &[])
+        .plan("web", waves);
+    sim.run_until("it has begun", |sim| sim.granted() == ["dev"]);
+    sim.delete_node("dev");
+    sim.run_until_phase("web", Phase::Complete);
+    sim.ends_well();
+}
