@@ -100,6 +100,9 @@ pub struct PlanEntry {
     /// waveSizes: how many nodes each wave with a size takes, fixed as the run grants its first, by wave name.
     #[serde(default)]
     pub wave_sizes: BTreeMap<String, u32>,
+    /// waveStartedAt: when the first node of each wave was granted in this run, by wave name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub wave_started_at: BTreeMap<String, DateTime<Utc>>,
     /// openWave: index of the last wave that has been started in this run.
     #[serde(default)]
     pub open_wave: u32,

@@ -100,6 +100,7 @@ impl Normal {
     pub fn entry(&self, mut entry: PlanEntry, now: u16) -> PlanEntry {
         if self.on {
             entry.started_at = past();
+            entry.wave_started_at.values_mut().for_each(|at| *at = past());
             entry.held_since = entry.held_since.map(|_| past());
             // No older than the nodes' own: else it would be written anew whenever they are looked at.
             let age = self.ages.asked.min(self.ages.ended);

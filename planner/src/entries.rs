@@ -1,10 +1,10 @@
 //! What the ledger records of each plan, so that nobody grants from an older one.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use api::{
     ledger::{Actions, PlanEntry, UpdateLedgerSpec},
-    plan::{ActionStatus, Run, UpdatePlanStatus, condition},
+    plan::{ActionStatus, Run, UpdatePlanStatus, WaveStatus, condition},
 };
 use chrono::{DateTime, Utc};
 
@@ -115,6 +115,9 @@ pub(crate) fn new_run(
         targets: known.map_or_else(Vec::new, |run| run.targets.clone()),
         // Nodes that failed may be gone by now, and the halt outlives them.
         halted: known.is_some() && halted,
+        wave_started_at: known.map_or_else(BTreeMap::new, |_| {
+            wave_times(&facts.status, |wave| wave.started_at)
+        }),
         open_wave,
         open_wave_name,
         waiting_since: known
@@ -127,12 +130,19 @@ pub(crate) fn new_run(
     }
 }
 
+/// A time that the status has for some of the waves, by their names.
+fn wave_times(
+    status: &UpdatePlanStatus,
+    time: impl Fn(&WaveStatus) -> Option<DateTime<Utc>>,
+) -> BTreeMap<String, DateTime<Utc>> {
+    let waves = status.waves.iter();
+    waves
+        .filter_map(|wave| Some((wave.name.clone(), time(wave)?)))
+        .collect()
+}
+
 /// What people had asked of a run that is taken up again.
 fn actions(status: &UpdatePlanStatus, run: &Run) -> Actions {
-    let approved = status
-        .waves
-        .iter()
-        .filter_map(|wave| Some((wave.name.clone(), wave.approved_at?)));
     let taken = status.actions.iter().filter(|action| action.taken);
     let record = |action: &ActionStatus| format!("{} {}", action.action, action.value);
     let said = taken
@@ -140,7 +150,7 @@ fn actions(status: &UpdatePlanStatus, run: &Run) -> Actions {
         .filter_map(|action| Some((record(action), action.said.clone()?)));
     Actions {
         said: said.collect(),
-        approved: approved.collect(),
+        approved: wave_times(status, |wave| wave.approved_at),
         retried_at: run.retried_at,
         run_now: run.run_now_at,
         taken: taken.map(record).collect(),

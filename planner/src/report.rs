@@ -286,6 +286,7 @@ fn waves(
     let Some(assignment) = &rollout.waves else {
         return Vec::new();
     };
+    let started_at = |name: &str| entry.and_then(|entry| entry.wave_started_at.get(name).copied());
     let approved_at = |name: &str| entry.and_then(|entry| entry.actions.approved.get(name).copied());
     let open = rollout.open_wave;
     let gated = valid
@@ -323,6 +324,7 @@ fn waves(
                 updating: number(progress.granted),
                 skipped: number(progress.skipped),
                 failed: number(progress.failed),
+                started_at: started_at(&wave.name).map(second),
                 skip_at: rollout
                     .skip_at
                     .filter(|_| index == open && phase == WavePhase::Progressing)

@@ -196,6 +196,10 @@ pub(crate) fn rollout<'a>(
     if !granted.is_empty() {
         if facts.finalizer {
             sizes(&mut entry);
+            for (_, grant) in &granted {
+                let started_at = entry.wave_started_at.entry(grant.wave.clone());
+                started_at.or_insert(planning.now);
+            }
             planning.ledger.plans.insert(facts.uid.clone(), entry);
             for (uid, grant) in granted {
                 let note = format!(

@@ -81,7 +81,7 @@ pub struct UpdatePlanStatus {
 pub enum Phase {
     /// The spec cannot be carried out; see condition `Valid`.
     Invalid,
-    /// No node matches, or the run has not begun.
+    /// No node matches.
     Pending,
     /// Nodes wait for a window to open.
     WaitingForWindow,
@@ -193,6 +193,9 @@ pub struct WaveStatus {
     pub skipped: u32,
     /// failed: how many failed after their retries.
     pub failed: u32,
+    /// startedAt: when its first node was granted in this run. None: none has been.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<DateTime<Utc>>,
     /// skipAt: when the nodes that hold the wave, and cannot be updated, are skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub skip_at: Option<DateTime<Utc>>,

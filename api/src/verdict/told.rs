@@ -10,7 +10,7 @@ pub enum Told {
     /// By an Event that warns: a person should see to it.
     Warning,
     /// By none of its own: it comes and goes as the rollout goes on, or the plan's phase or what became of the node has an Event
-    /// already.
+    /// already; that a node belongs to another plan is told by that one's Events and this one's message.
     Otherwise,
 }
 
@@ -41,9 +41,9 @@ macro_rules! told {
 }
 
 told! {
-    OtherPlan => Event,
-    Failed => Event,
-    UpToDate => Event,
+    OtherPlan => Otherwise,
+    Failed => Otherwise,
+    UpToDate => Otherwise,
     NewerThanTarget => Event,
     OptedOut => Event,
     VersionNotOffered => Otherwise,
@@ -85,7 +85,7 @@ mod tests {
     fn what_a_person_should_see_to_warns_and_what_has_an_event_already_is_not_told_twice() {
         assert_eq!(Told::of(Verdict::CordonedByOther.reason()), Some(Told::Warning));
         assert_eq!(Told::of(Verdict::Paused.reason()), Some(Told::Otherwise));
-        assert_eq!(Told::of(Verdict::UpToDate.reason()), Some(Told::Event));
+        assert_eq!(Told::of(Verdict::UpToDate.reason()), Some(Told::Otherwise));
         assert_eq!(Told::of("uptodate"), None);
     }
 }

@@ -158,6 +158,10 @@ fn brief(status: &UpdatePlanStatus) -> String {
         ),
     ];
     let waves = status.waves.iter().map(|wave| {
+        let since = wave
+            .started_at
+            .map(|at| format!(" since {}", instant(at)))
+            .unwrap_or_default();
         let soak = wave
             .soak_until
             .map(|at| format!(" until {}", instant(at)))
@@ -167,7 +171,7 @@ fn brief(status: &UpdatePlanStatus) -> String {
             .map(|at| format!(" approved {}", instant(at)))
             .unwrap_or_default();
         format!(
-            "{} {:?}{soak}{approved} {}/{}",
+            "{} {:?}{soak}{approved} {}/{}{since}",
             wave.name, wave.phase, wave.updated, wave.nodes
         )
     });
@@ -304,6 +308,10 @@ pub fn status_text(status: &UpdatePlanStatus) -> String {
         lines.push(format!("window {name}: open {}, {}", window.open, window.next));
     }
     for wave in &status.waves {
+        let since = wave
+            .started_at
+            .map(|at| format!(", since {}", instant(at)))
+            .unwrap_or_default();
         let soak = wave
             .soak_until
             .map(|at| format!(", soaks until {}", instant(at)))
@@ -313,7 +321,7 @@ pub fn status_text(status: &UpdatePlanStatus) -> String {
             .map(|at| format!(", approved {}", instant(at)))
             .unwrap_or_default();
         lines.push(format!(
-            "  wave {} {:?}: {} nodes, {} updated, {} updating, {} skipped, {} failed{soak}{approved}",
+            "  wave {} {:?}: {} nodes, {} updated, {} updating, {} skipped, {} failed{since}{soak}{approved}",
             wave.name, wave.phase, wave.nodes, wave.updated, wave.updating, wave.skipped, wave.failed
         ));
     }

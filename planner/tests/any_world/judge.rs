@@ -97,6 +97,7 @@ pub fn judge(now: DateTime<Utc>, world: &World, decisions: &Decisions) {
     judge.latest();
     judge.held();
     judge.soaks();
+    judge.started();
     judge.recorded();
     judge.withdrawn();
     decisions.actions.iter().for_each(|action| judge.action(action));

@@ -60,7 +60,8 @@ async fn a_canary_waits_for_approval_and_the_rest_follows_when_a_person_gives_it
     annotate(&lab, "p", &format!("{APPROVE_ANNOTATION}={run}/canary")).await;
     let done = complete(&lab, "p").await;
     assert_eq!(versions(&lab), [NEW; 3]);
-    assert!(done.waves[0].approved_at.is_some());
+    let canary = &done.waves[0];
+    assert!(canary.started_at.is_some() && canary.started_at <= canary.approved_at);
     assert!(
         done.actions.iter().all(|action| action.taken),
         "{:?}",

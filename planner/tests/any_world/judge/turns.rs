@@ -49,6 +49,24 @@ impl Judge<'_> {
         })
     }
 
+    /// Since when each wave is under way: since its first grant of the run.
+    pub(super) fn started(&self) {
+        for (plan, entry, before) in self.entries() {
+            let status = || {
+                let of_run = plan.status.run.as_ref().is_some_and(|run| run.id == entry.run);
+                let waves = plan.status.waves.iter().filter(|_| of_run);
+                waves
+                    .filter_map(|wave| Some((wave.name.clone(), wave.started_at?)))
+                    .collect()
+            };
+            let mut expected = before.map_or_else(status, |before| before.wave_started_at.clone());
+            for (_, grant) in self.made().filter(|(_, grant)| grant.plan == plan.uid) {
+                expected.entry(grant.wave.clone()).or_insert(self.now);
+            }
+            assert_eq!(entry.wave_started_at, expected, "the waves of {}", plan.name);
+        }
+    }
+
     /// From when a wave soaks: from when a node of the plan was done, which is known from before, or from its shadow.
     pub(super) fn soaks(&self) {
         for (plan, entry, before) in self.entries() {

@@ -135,7 +135,7 @@ pub fn told(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &mut PlanFacts) {
     if draw.seldom(25) {
         let waves = wave_names(&facts.spec).into_iter().map(|name| {
             json!({"name": name, "phase": "Done", "nodes": 1, "updated": 1, "updating": 0, "skipped": 0, "failed": 0,
-                "approvedAt": now - TimeDelta::hours(1)})
+                "approvedAt": now - TimeDelta::hours(1), "startedAt": now - TimeDelta::hours(2)})
         });
         facts.status.waves = read(waves.collect());
     }
@@ -217,6 +217,11 @@ pub fn remembered(draw: &mut Draw<'_>, now: DateTime<Utc>, facts: &PlanFacts, en
         let waves = facts.spec.waves.iter().map(|wave| wave.name.as_str());
         let names: Vec<&str> = waves.chain(["gone"]).collect();
         entry.owes_proof = Some(draw.of(&names).to_owned());
+    }
+    for name in wave_names(&facts.spec) {
+        if draw.seldom(30) {
+            entry.wave_started_at.insert(name, draw.before(now, 600));
+        }
     }
     for (variant, arch) in KINDS {
         let version = draw.of(&["1.22.0", "1.21.0", ""]);
