@@ -74,7 +74,7 @@ pub struct PlanFacts {
 }
 
 /// A node with all that belongs to it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct NodeFacts {
     /// `metadata.name`.
     pub name: String,
@@ -110,7 +110,7 @@ pub struct NodeFacts {
 }
 
 /// A node's shadow as stored.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ShadowFacts {
     /// The spec.
     pub spec: BottlerocketShadowSpec,

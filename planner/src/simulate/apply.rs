@@ -25,6 +25,9 @@ impl Cluster {
             .iter()
             .take(if self.one_write_a_round { 1 } else { usize::MAX });
         for action in first {
+            if !self.knows_what_it_writes(action) {
+                continue;
+            }
             observer.action(self, action);
             self.act(action);
             self.writes += 1;
@@ -56,6 +59,16 @@ impl Cluster {
             }
         }
         applied
+    }
+
+    /// Whether what an action writes is known as it is: else the Kubernetes API refuses the write, by its resourceVersion.
+    fn knows_what_it_writes(&self, action: &Action) -> bool {
+        match action {
+            Action::Cordon { node, .. } | Action::Uncordon { node, .. } | Action::SetShadow { node, .. } => {
+                self.knows(node)
+            }
+            Action::AddFinalizer { .. } | Action::RemoveFinalizer { .. } => true,
+        }
     }
 
     /// Does what an action says. What it speaks of may be gone by now; then there is nothing to do.

@@ -34,6 +34,8 @@ pub struct Cluster {
     pub seed: u64,
     /// The drains that run, by node UID.
     pub drains: BTreeSet<String>,
+    /// The nodes and shadows as the controller's watches have brought them, where those stall. Else what is stored.
+    pub watched: Option<Vec<NodeFacts>>,
     /// The last decisions.
     pub last: Decisions,
     /// The Events published so far.
@@ -96,6 +98,7 @@ impl Cluster {
             timing: Timing::default(),
             seed: 0,
             drains: BTreeSet::new(),
+            watched: None,
             last: Decisions::default(),
             events: Vec::new(),
             writes: 0,
@@ -177,11 +180,37 @@ impl Cluster {
     /// One round: what is decided now, applied. False: nothing was to be done.
     pub fn step(&mut self, observer: &mut dyn Observer) -> bool {
         self.look();
-        let decisions = plan(self.now, &self.world);
+        let watched = self.watched.as_ref().map(|nodes| World {
+            nodes: nodes.clone(),
+            ..self.world.clone()
+        });
+        let decisions = plan(self.now, watched.as_ref().unwrap_or(&self.world));
+        let by_fresh_nodes = decisions
+            .ledger
+            .as_ref()
+            .is_some_and(|change| change.by_fresh_nodes);
+        if by_fresh_nodes
+            && self
+                .watched
+                .as_ref()
+                .is_some_and(|nodes| *nodes != self.world.nodes)
+        {
+            // They are read, and it is decided again.
+            self.watched = Some(self.world.nodes.clone());
+            return true;
+        }
         observer.decided(self, &decisions);
         let applied = self.apply(&decisions, observer);
         self.last = decisions;
         applied
+    }
+
+    /// Whether the controller knows the node and its shadow as they are.
+    pub(super) fn knows(&self, node: &str) -> bool {
+        self.watched.as_ref().is_none_or(|watched| {
+            let known = watched.iter().find(|known| known.name == node);
+            known == self.node(node)
+        })
     }
 
     /// Every agent looks at its instruction.

@@ -58,6 +58,8 @@ pub enum Happening {
     StageAhead(usize),
     /// The controller's clock is so far ahead of the Kubernetes API's; None: it is not known how far.
     ClockSkew(Option<TimeDelta>),
+    /// The controller's watches of nodes and shadows stall, or catch up.
+    Stall(bool),
     /// Nothing happens; the timeline shows how everything stands.
     Look,
 }
@@ -168,6 +170,7 @@ impl Cluster {
             }
             Happening::StageAhead(limit) => self.world.settings.stage_ahead = *limit,
             Happening::ClockSkew(skew) => self.world.clock_skew = *skew,
+            Happening::Stall(stall) => self.watched = stall.then(|| self.world.nodes.clone()),
             Happening::Look => {}
         }
         Ok(())
@@ -315,6 +318,8 @@ impl fmt::Display for Happening {
                 write!(f, "the clock is {} s {side}", skew.num_seconds().abs())
             }
             Self::ClockSkew(None) => f.write_str("the clock is not compared"),
+            Self::Stall(true) => f.write_str("the controller's watches of nodes and shadows stall"),
+            Self::Stall(false) => f.write_str("the controller's watches catch up"),
             Self::Look => f.write_str("a look"),
         }
     }

@@ -238,6 +238,8 @@ impl Reader {
                 });
                 joins.collect()
             }
+            ["watches", "stall"] => vec![Happening::Stall(true)],
+            ["watches", "catch-up"] => vec![Happening::Stall(false)],
             ["ledger", "lost"] => vec![Happening::LedgerLost],
             ["install", "stop"] => vec![Happening::Stop(true)],
             ["install", "go-on"] => vec![Happening::Stop(false)],
