@@ -334,6 +334,9 @@ fn member<'a>(
         released: was_granted && grant.is_none(),
         retried_at: retried_at.filter(|_| failed_before && !exhausted),
         passed_over: left_alone && place == Place::Skipped && node.opt_out.is_none(),
+        forgiven: !left_alone
+            && in_run
+                .is_some_and(|spec| retried_at.is_some_and(|at| spec.state_transition_timestamp <= Some(at))),
     }
 }
 

@@ -30,6 +30,8 @@ pub(crate) struct Member<'a> {
     pub retried_at: Option<DateTime<Utc>>,
     /// Whether it needs the update, and is skipped because it cannot have it, or could not be updated for too long.
     pub passed_over: bool,
+    /// Whether nobody waits any more for the proof that it was to give, as the run was retried since and it runs a newer version.
+    pub forgiven: bool,
 }
 
 /// Where a matched node is in the run.
@@ -211,9 +213,10 @@ pub(crate) fn assign(
         let progress = &mut waves[*wave];
         progress.nodes += 1;
         let by_this_run = member.recorded.is_some();
-        // One that has opted out is nobody's proof any more; one that runs a newer version by now has proven nothing.
-        // After the last wave there is nothing that a proof is needed for.
-        let is_out = member.place == Place::Skipped && (member.node.opt_out.is_some() || *wave == rest);
+        // One that has opted out is nobody's proof any more; one that runs a newer version by now has proven nothing, and a person
+        // who has the run retried goes on without it. After the last wave there is nothing that a proof is needed for.
+        let is_out = member.place == Place::Skipped
+            && (member.node.opt_out.is_some() || member.forgiven || *wave == rest);
         let began = by_this_run && !is_out;
         progress.begun += usize::from(began);
         progress.needed += usize::from(began || member.passed_over || member.place == Place::Waiting);

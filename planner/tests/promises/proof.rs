@@ -99,6 +99,48 @@ waves: [{name: canary, nodeSelector: {matchLabels: {tier: dev}}}, {name: rest}]"
     }
 }
 
+/// Somebody takes the canary further than its plan does: that proves nothing of the plan's version, until a person says that it may go on.
+#[test]
+fn s10_a_canary_that_runs_a_newer_version_by_now_holds_the_rest_until_a_retry() {
+    for wave in [
+        "nodeSelector: {matchLabels: {tier: dev}}",
+        "size: 1, nodeSelector: {matchLabels: {tier: dev}}",
+    ] {
+        let mut sim = Sim::new()
+            .nodes(3)
+            .node_with("dev", "1.20.3", &[("tier", "dev")])
+            .plan(
+                "web",
+                &format!("waves: [{{name: canary, {wave}}}, {{name: rest}}]"),
+            );
+        sim.run_until("it has begun", |sim| sim.granted() == ["dev"]);
+        sim.edit("web", |spec| spec.paused = true);
+        sim.run_until("it is withdrawn", |sim| sim.granted().is_empty());
+        sim.hidden_mut("dev").runs = "1.22.0".into();
+        let facts = sim.facts_mut("dev");
+        facts.os_image = "Bottlerocket OS 1.22.0 (aws-k8s-1.33)".into();
+        facts
+            .shadow
+            .as_mut()
+            .unwrap()
+            .status
+            .as_mut()
+            .unwrap()
+            .current_version = "1.22.0".into();
+        sim.edit("web", |spec| spec.paused = false);
+        sim.run_for(hours(2));
+        assert!(members(&sim, "rest").is_empty(), "{}", sim.story());
+        assert_snapshot!(
+            "a_canary_that_runs_newer",
+            sim.status("web").message.as_ref().unwrap()
+        );
+        sim.retry("web", "again");
+        sim.run_until_phase("web", Phase::Complete);
+        assert_eq!(members(&sim, "rest").len(), 3);
+        sim.ends_well();
+    }
+}
+
 /// What is owed is the wave's own, wherever an edit puts it; and who takes the wave out of the plan wants no proof of it.
 #[test]
 fn s10_an_edit_neither_forgets_nor_moves_the_proof_that_a_wave_owes() {

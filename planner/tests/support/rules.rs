@@ -16,6 +16,8 @@ use planner::{
     world::{NodeFacts, PlanFacts, World},
 };
 
+use semver::Version;
+
 use super::targets::target_of;
 
 pub fn moves_on(before: &Grant, after: &Grant) {
@@ -107,6 +109,21 @@ pub fn runs_target(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> boo
     let status = node.shadow.as_ref().and_then(|shadow| shadow.status.as_ref());
     status
         .is_some_and(|status| Some(status.current_version.as_str()) == target_of(node, plan, &entry.targets))
+}
+
+/// Whether the node runs a newer version than it is to run, and a person has had the run retried since it ended without an update: then
+/// it proves nothing, and nobody waits for its proof.
+pub fn is_forgiven(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+    let Some(shadow) = &node.shadow else { return false };
+    let ended = shadow.spec.state_transition_timestamp;
+    let retried = entry.actions.retried_at.is_some_and(|at| ended <= Some(at));
+    let version = |text: &str| Version::parse(text).ok();
+    let runs = shadow
+        .status
+        .as_ref()
+        .and_then(|status| version(&status.current_version));
+    let wanted = target_of(node, plan, &entry.targets).and_then(version);
+    retried && wanted.is_some_and(|wanted| runs > Some(wanted))
 }
 
 pub fn node_of<'a>(world: &'a World, uid: &str) -> Option<&'a NodeFacts> {

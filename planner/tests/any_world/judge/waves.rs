@@ -11,8 +11,8 @@ use planner::{
 
 use super::Judge;
 use crate::rules::{
-    failure_of_run, given_up, is_complete, is_down, is_gated, is_left_out, is_valid, limit, on_target, owned,
-    recorded, selects, share, spec,
+    failure_of_run, given_up, is_complete, is_down, is_forgiven, is_gated, is_left_out, is_valid, limit,
+    on_target, owned, recorded, selects, share, spec,
 };
 
 impl<'a> Judge<'a> {
@@ -144,8 +144,10 @@ impl<'a> Judge<'a> {
                 let proves =
                     |node: &&&&NodeFacts| on_target(node, plan, after) && !given_up(node, plan, after);
                 let proven: Vec<_> = members.iter().filter(proves).collect();
-                // Who has been taken out was not to prove anything.
-                let needed = members.iter().any(|node| node.opt_out.is_none());
+                // Who has been taken out was not to prove anything; who runs something newer is forgiven by a retry.
+                let needed = members
+                    .iter()
+                    .any(|node| node.opt_out.is_none() && !is_forgiven(node, plan, after));
                 assert!(
                     !needed || !proven.is_empty(),
                     "S10: wave {} of {who} has proven nothing",

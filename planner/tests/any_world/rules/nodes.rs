@@ -136,9 +136,21 @@ fn is_left_alone(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool 
 /// Whether nothing is to be done with the node, though it does not run its target: it was taken out, runs a newer version, or cannot
 /// have its own.
 pub fn is_left_out(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+    node.opt_out.is_some() || is_newer(node, plan, entry) || is_left_alone(node, plan, entry)
+}
+
+/// Whether the node runs a newer version than it is to run, and may not go back.
+fn is_newer(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
     let runs = runs(node).and_then(version);
     let newer = target(plan, entry, node).is_some_and(|target| runs > version(target));
-    node.opt_out.is_some() || newer && !plan.spec.allow_downgrade || is_left_alone(node, plan, entry)
+    newer && !plan.spec.allow_downgrade
+}
+
+/// Whether nobody waits for the node's proof any more: it runs a newer version, and the run was retried since it ended without an update.
+pub fn is_forgiven(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+    let ended = spec(node).and_then(|spec| spec.state_transition_timestamp);
+    let retried = entry.actions.retried_at.is_some_and(|at| ended <= Some(at));
+    retried && is_newer(node, plan, entry)
 }
 
 /// Whether the node cannot be updated, for a reason that neither time nor the plan is known to take away.

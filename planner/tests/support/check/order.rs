@@ -4,7 +4,7 @@ use api::ledger::UpdateLedgerSpec;
 use chrono::{DateTime, Utc};
 use planner::world::{NodeFacts, PlanFacts, World};
 
-use super::super::rules::{owned, runs_target};
+use super::super::rules::{is_forgiven, owned, runs_target};
 use super::Checker;
 
 impl Checker {
@@ -47,7 +47,8 @@ impl Checker {
                 );
                 let members: Vec<_> = owned(world, new, plan).into_iter().filter(of_wave).collect();
                 // One that has opted out after all does not need the update.
-                let mut needy = members.iter().filter(|node| node.opt_out.is_none()).peekable();
+                let needs = |node: &&&NodeFacts| node.opt_out.is_none() && !is_forgiven(node, plan, entry);
+                let mut needy = members.iter().filter(needs).peekable();
                 let proven =
                     needy.peek().is_none() || members.iter().any(|node| runs_target(node, plan, entry));
                 assert!(proven, "S10: wave {} has proven nothing", wave.name);
