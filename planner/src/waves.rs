@@ -130,6 +130,15 @@ impl WaveProgress {
     }
 }
 
+/// When a node that runs the target has got it, as far as is known.
+fn updated_at(node: &NodeFacts) -> Option<DateTime<Utc>> {
+    let spec = &node.shadow.as_ref()?.spec;
+    // One that was withdrawn, and updated by a person: not before it was Ready again.
+    let by_others = spec.version.is_none();
+    let ready = node.ready_changed.filter(|_| by_others);
+    spec.state_transition_timestamp.max(ready)
+}
+
 /// The order in which nodes are taken: by hash of run and node, so that it is fair, and the same for everyone who asks.
 pub(crate) fn rank(run: &str, node_uid: &str) -> u64 {
     let digest = Sha256::new()
@@ -235,13 +244,8 @@ pub(crate) fn assign(
                 progress.updated += 1;
                 if by_this_run {
                     progress.proven += 1;
-                    let at = member
-                        .node
-                        .shadow
-                        .as_ref()
-                        .and_then(|s| s.spec.state_transition_timestamp);
                     // After a retry the wave is watched anew.
-                    progress.last = progress.last.max(at).max(member.retried_at);
+                    progress.last = progress.last.max(updated_at(member.node)).max(member.retried_at);
                 }
             }
         }

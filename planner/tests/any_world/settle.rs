@@ -18,7 +18,7 @@ use super::{
     rules::{
         Windows, could_start, domains, down_in_install, failure_of_run, given_up, hosts_granted,
         install_limit, is_down, is_gated, is_left_out, is_valid, limit, needs, on_target, owned, recorded,
-        selects, spec,
+        selects, updated_at,
     },
 };
 
@@ -247,8 +247,7 @@ fn next_wave<'a>(
     };
     let ended = |node: &NodeFacts| {
         let failure = failure_of_run(node, entry).map(|failure| failure.at);
-        let at = spec(node).and_then(|spec| spec.state_transition_timestamp);
-        at.max(failure).max(entry.actions.retried_at)
+        updated_at(node).max(failure).max(entry.actions.retried_at)
     };
     let soaked = |node: &NodeFacts| ended(node).is_some_and(|at| at + wave.soak.delta() <= now);
     let nobody = members().next().is_none();

@@ -144,6 +144,36 @@ fn s10_a_canary_that_runs_a_newer_version_by_now_holds_the_rest_until_a_retry() 
     }
 }
 
+/// A canary that goes back as its window closes, and is then updated by hand, has soaked for no time when the next one opens.
+#[test]
+fn s10_a_canary_that_is_updated_by_hand_soaks_from_then_on() {
+    let mut sim = Sim::new()
+        .nodes(3)
+        .plan("web", "waves: [{name: canary, size: 1, soak: 30m}, {name: rest}]");
+    sim.run_until("it has begun", |sim| !sim.granted().is_empty());
+    let canary = sim.granted().remove(0);
+    sim.edit("web", |spec| spec.paused = true);
+    sim.run_for(hours(3));
+    sim.hidden_mut(&canary).runs = "1.21.0".into();
+    let by_hand = sim.now;
+    let facts = sim.facts_mut(&canary);
+    facts.os_image = "Bottlerocket OS 1.21.0 (aws-k8s-1.33)".into();
+    facts.ready_changed = Some(by_hand);
+    facts
+        .shadow
+        .as_mut()
+        .unwrap()
+        .status
+        .as_mut()
+        .unwrap()
+        .current_version = "1.21.0".into();
+    sim.edit("web", |spec| spec.paused = false);
+    sim.run_until("the rest", |sim| !members(sim, "rest").is_empty());
+    assert_eq!(sim.now - by_hand, minutes(30), "{}", sim.story());
+    sim.run_until_phase("web", Phase::Complete);
+    sim.ends_well();
+}
+
 /// What is owed is the wave's own, wherever an edit puts it; and who takes the wave out of the plan wants no proof of it.
 #[test]
 fn s10_an_edit_neither_forgets_nor_moves_the_proof_that_a_wave_owes() {

@@ -4,7 +4,9 @@ use api::ledger::{Grant, PlanEntry};
 use planner::world::{NodeFacts, PlanFacts};
 
 use super::Judge;
-use crate::rules::{could_start, hosts_granted, is_stuck, is_valid, outlasted, owned, recorded, spec};
+use crate::rules::{
+    could_start, hosts_granted, is_stuck, is_valid, outlasted, owned, recorded, spec, updated_at,
+};
 
 impl Judge<'_> {
     /// In a wave the nodes that the operator runs on come last, and before them those that have outlasted a window: as long as
@@ -74,8 +76,7 @@ impl Judge<'_> {
             let known = before.and_then(|before| before.soaks_from);
             let is_done = |node: &&NodeFacts| {
                 let failed = spec(node).and_then(|spec| Some(spec.failure.as_ref()?.at));
-                let updated = spec(node).and_then(|spec| spec.state_transition_timestamp);
-                [failed, updated].contains(&Some(from))
+                [failed, updated_at(node)].contains(&Some(from))
             };
             let found = owned(self.world, self.before, plan).iter().any(is_done);
             let of_run = known == Some(from) || entry.actions.retried_at == Some(from);

@@ -12,7 +12,7 @@ use planner::{
 use super::Judge;
 use crate::rules::{
     failure_of_run, given_up, is_complete, is_down, is_forgiven, is_gated, is_left_out, is_valid, limit,
-    on_target, owned, recorded, selects, share, spec,
+    on_target, owned, recorded, selects, share, spec, updated_at,
 };
 
 impl<'a> Judge<'a> {
@@ -168,7 +168,7 @@ impl<'a> Judge<'a> {
                 );
                 for node in proven {
                     let spec = spec(node);
-                    let at = spec.and_then(|spec| spec.state_transition_timestamp);
+                    let at = updated_at(node);
                     // What a retry has forgiven is watched from then on.
                     let of_run = spec.filter(|spec| spec.run.as_ref() == Some(&after.run));
                     let failed = of_run.and_then(|spec| spec.failure.as_ref());
@@ -240,7 +240,7 @@ impl<'a> Judge<'a> {
                     "S10: {name} is complete, and nobody has approved {}",
                     wave.name
                 );
-                let at = spec(node).and_then(|spec| spec.state_transition_timestamp);
+                let at = updated_at(node);
                 let soaks =
                     at.is_some_and(|at| at + wave.soak.delta() > self.now) && !wave.soak.delta().is_zero();
                 assert!(

@@ -146,6 +146,15 @@ fn is_newer(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
     newer && !plan.spec.allow_downgrade
 }
 
+/// When a node that runs its target has got it: by the plan, or, where it was withdrawn, by a person before it was Ready again.
+pub fn updated_at(node: &NodeFacts) -> Option<DateTime<Utc>> {
+    let spec = spec(node)?;
+    match spec.version {
+        Some(_) => spec.state_transition_timestamp,
+        None => spec.state_transition_timestamp.max(node.ready_changed),
+    }
+}
+
 /// Whether nobody waits for the node's proof any more: it runs a newer version, and the run was retried since it ended without an update.
 pub fn is_forgiven(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
     let ended = spec(node).and_then(|spec| spec.state_transition_timestamp);
