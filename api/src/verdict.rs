@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::shadow::FailureReason;
 pub use told::Told;
+pub use words::halted_by;
 
 /// Why a node that a plan matches has no grant: exactly one holds. Of several that apply it is what the node needs no update for, then
 /// what holds the whole plan, what is wrong with the node, the clock, its wave, the window, the limits. Or why one that has a

@@ -218,7 +218,16 @@ fn batches_end(
                 batches -= fit;
                 at = closes;
             }
-            WindowState::Closed { next, .. } => at = next?.at,
+            WindowState::Closed { next, .. } => {
+                let opens = next?.at;
+                let too_short = |closes: &DateTime<Utc>| *closes - opens < pace.window();
+                // One that is too short is not waited for.
+                at = windows
+                    .at(opens)
+                    .not_after(opens)
+                    .filter(too_short)
+                    .unwrap_or(opens);
+            }
         }
     }
     None

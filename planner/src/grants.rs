@@ -170,19 +170,20 @@ fn window_verdict(
     planning: &mut Planning<'_>,
     owned: &Owned<'_>,
     valid: &ValidPlan,
-    Pace { needs, samples, .. }: Pace,
+    pace: Pace,
 ) -> Option<Verdict> {
-    let now = planning.now;
+    let (now, long) = (planning.now, pace.window());
+    let Pace { needs, samples, .. } = pace;
     // In the window that is open, or opens next, there is no room.
     let no_room = |from: Option<DateTime<Utc>>, closes: DateTime<Utc>, of: &WindowState, room: Room| {
-        let (needs_seconds, opens) = (needs.num_seconds(), |opens| Verdict::WontFitInWindow {
+        let opens = |opens| Verdict::WontFitInWindow {
             needs_seconds: needs.num_seconds(),
             samples,
             from,
             closes,
             exclusion: of.exclusion().map(str::to_owned),
             opens,
-        });
+        };
         match room {
             Room::From(at) => opens(Some(at)),
             Room::None => opens(None),
@@ -191,7 +192,7 @@ fn window_verdict(
                 open,
                 exclusion,
             } => Verdict::WindowTooShort {
-                needs_seconds,
+                needs_seconds: if open < needs { needs } else { long }.num_seconds(),
                 samples,
                 window_seconds: open.num_seconds(),
                 opens,
@@ -215,7 +216,7 @@ fn window_verdict(
                 None,
                 *closes,
                 &owned.window,
-                valid.windows.room(now, needs),
+                valid.windows.room(now, long),
             ))
         }
         WindowState::Closed {
@@ -228,9 +229,9 @@ fn window_verdict(
             if let Some(opens) = opens {
                 let then = valid.windows.at(opens);
                 if let WindowState::Open { closes, .. } = then
-                    && closes - opens < needs
+                    && closes - opens < long
                 {
-                    let room = valid.windows.room(now, needs);
+                    let room = valid.windows.room(now, long);
                     return Some(no_room(Some(opens), closes, &then, room));
                 }
             }

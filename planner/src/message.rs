@@ -2,7 +2,7 @@
 
 use api::{
     plan::{ActionStatus, ActiveNode, NodeCounts, Phase, WaitingNodes, WavePhase, WaveStatus, condition},
-    verdict::{Verdict, instant},
+    verdict::{Verdict, halted_by, instant},
 };
 use chrono::{DateTime, Utc};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
@@ -14,7 +14,6 @@ use crate::{
     report::{failed, skipped as skipped_nodes, waiting},
     rollout::{Rollout, is_down},
     waves::{Place, WaveProgress},
-    windows::WindowState,
 };
 
 /// Reasons that follow from what other nodes do: there is nothing that a person could do about them.
@@ -101,9 +100,9 @@ impl View<'_> {
                 let Rollout {
                     failed, threshold, ..
                 } = self.rollout;
-                let halt = format!("; halted: {failed} failed, threshold {threshold}");
+                let by = halted_by(failed, threshold);
                 format!(
-                    "{halt}{}{}; {}",
+                    "; halted: {by}{}{}; {}",
                     self.failures(),
                     self.finishing(),
                     actions::how_to_go_on(self.run)
@@ -278,6 +277,28 @@ impl View<'_> {
         open.is_some_and(WaveProgress::unproven)
     }
 
+    /// Whether nothing goes on until a person edits the windows: none opens again, none is found, or none is long enough.
+    fn is_out_of_windows(&self) -> bool {
+        let mut of_windows = self
+            .rollout
+            .verdicts
+            .iter()
+            .flatten()
+            .filter(|v| v.is_of_windows())
+            .peekable();
+        let no_use = |verdict: &Verdict| {
+            matches!(
+                verdict,
+                Verdict::OutsideWindow { opens: None }
+                    | Verdict::Excluded { opens: None, .. }
+                    | Verdict::NoWindowFound
+                    | Verdict::WontFitInWindow { opens: None, .. }
+                    | Verdict::WindowTooShort { .. }
+            )
+        };
+        of_windows.peek().is_some() && of_windows.all(no_use)
+    }
+
     /// Whether nothing goes on until a person sees to nodes that cannot be updated: no node is on its way or will be skipped, and
     /// what the others wait for are those nodes.
     fn is_held_up(&self) -> bool {
@@ -369,9 +390,9 @@ impl View<'_> {
             phase,
             Phase::Progressing | Phase::WaitingForWindow | Phase::Soaking
         );
-        let never_again = phase == Phase::WaitingForWindow
-            && matches!(self.owned.window, WindowState::Closed { next: None, .. });
-        let stuck = self.is_unproven() || never_again || phase == Phase::Progressing && self.is_held_up();
+        let stuck = self.is_unproven()
+            || self.is_out_of_windows()
+            || phase == Phase::Progressing && self.is_held_up();
         let progressing = moves && (!stuck || self.counts.updating > 0);
         let complete = match (self.completed, failed, skipped) {
             // What an invalid plan's nodes are is not known: the run ended as it did.
@@ -392,6 +413,7 @@ impl View<'_> {
         } = self.rollout;
         let failures = match (degraded, failed) {
             ("Healthy", _) => "no node has failed".to_owned(),
+            (condition::HALTED, failed) => format!("{}{}", halted_by(failed, threshold), self.failures()),
             (_, failed) => format!("{failed} failed, threshold {threshold}{}", self.failures()),
         };
         [

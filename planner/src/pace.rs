@@ -12,6 +12,9 @@ use crate::spec::{Limits, ValidPlan};
 /// How many nodes the plan learns from: so many that one in ten is some, and so few that it follows a change.
 const SAMPLES: usize = 50;
 
+/// How long it may take from the opening of a window to the first grant: the controller's timer, the finalizer, the ledger.
+const FIRST_GRANT: TimeDelta = TimeDelta::seconds(10);
+
 /// How long the next node will take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Pace {
@@ -41,6 +44,12 @@ impl Pace {
             longest,
             samples,
         }
+    }
+
+    /// How long a window must be for a grant in it. One that is no longer than a node takes would each time be too short by what
+    /// passes before the first grant.
+    pub fn window(&self) -> TimeDelta {
+        self.needs + FIRST_GRANT
     }
 }
 

@@ -7,6 +7,16 @@ use chrono::{DateTime, Utc};
 use super::{Verdict, instant};
 use crate::{names::APPROVE_ANNOTATION, quantity::Span};
 
+/// What has halted a plan. Nodes that failed then may be well by now; the halt stays.
+#[must_use]
+pub fn halted_by<N: fmt::Display + PartialOrd>(failed: N, threshold: N) -> String {
+    if failed < threshold {
+        format!("its threshold had been reached; by now {failed} failed, threshold {threshold}")
+    } else {
+        format!("{failed} failed, threshold {threshold}")
+    }
+}
+
 fn span(seconds: i64) -> Span {
     Span::seconds(u32::try_from(seconds).unwrap_or(u32::MAX))
 }
@@ -39,7 +49,8 @@ impl fmt::Display for Verdict {
             Self::Stopped => f.write_str("the install is stopped: spec.stop of its UpdateLedger is true"),
             Self::Halted { failed, threshold } => write!(
                 f,
-                "the plan is halted: {failed} failed, threshold {threshold}; retry it or set a new targetVersion to go on"
+                "the plan is halted: {}; retry it or set a new targetVersion to go on",
+                halted_by(*failed, *threshold)
             ),
             Self::NotReady { since: at } => write!(f, "not Ready{}", since(at)),
             Self::AgentSilent { since: at } => {

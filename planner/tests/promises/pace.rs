@@ -215,7 +215,7 @@ fn s4_what_was_learned_is_forgotten_where_somebody_edits_what_is_expected() {
     assert_eq!(sim.phase("web"), Some(Phase::Complete));
     sim.edit("web", |spec| {
         spec.target_version = "1.22.0".to_owned();
-        spec.maintenance_windows[1].end = Some(at("12:20"));
+        spec.maintenance_windows[1].end = Some(at("12:21"));
     });
     sim.settle();
     let verdict = sim.verdict("n01");

@@ -302,6 +302,34 @@ maintenanceWindows: [{name: short, schedule: '0 9 * * *', duration: 15m}]
     assert_snapshot!(sim.status("web").message.clone().unwrap(), @"0 of 1 nodes run 1.21.0; n01: expected to take 20m, but the longest window to come, which opens 2026-11-22T09:00:00Z, is open for 15m: lengthen it, or lower expectedNodeDuration");
 }
 
+/// Until the first grant is made, some of the window is over; and so it would be the next time.
+#[test]
+fn a_window_that_is_as_long_as_a_node_takes_is_too_short() {
+    let spec = |duration| {
+        let window =
+            format!("maintenanceWindows: [{{name: exact, schedule: '0 9 * * *', duration: {duration}}}]");
+        format!("expectedNodeDuration: 20m\n{window}")
+    };
+    let mut sim = Sim::new().nodes(1).plan("web", &spec("20m"));
+    sim.run_for(minutes(1));
+    assert_snapshot!(sim.status("web").message.clone().unwrap(), @"0 of 1 nodes run 1.21.0; n01: expected to take 20m10s, but the longest window to come, which opens 2026-11-22T09:00:00Z, is open for 20m: lengthen it, or lower expectedNodeDuration");
+    assert_eq!(sim.status("web").estimated_completion, None);
+    let progressing = |sim: &Sim| {
+        sim.status("web")
+            .conditions
+            .iter()
+            .any(|c| c.type_ == "Progressing" && c.status == "True")
+    };
+    assert!(!progressing(&sim), "it takes a person to go on");
+
+    let mut sim = Sim::new().nodes(1).plan("web", &spec("21m"));
+    sim.run_for(minutes(1));
+    assert_eq!(sim.verdict("n01").reason(), "OutsideWindow");
+    assert!(progressing(&sim));
+    sim.run_until_phase("web", Phase::Complete);
+    sim.ends_well();
+}
+
 /// An exclusion closes them before the longer one, whose name nobody who plans for the evening would look for.
 #[test]
 fn a_window_keeps_its_name_when_another_opens_beside_it() {

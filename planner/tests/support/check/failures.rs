@@ -45,9 +45,9 @@ impl Checker {
                 continue;
             }
             let down = failure.reason == FailureReason::RebootTimeout && !node.ready;
-            let up_to_date = node.ready
-                && runs_target(node, plan, entry)
-                && failure.reason == FailureReason::RebootTimeout;
+            // Whatever it failed by: such as one that crashed with its image activated, and booted it.
+            let up_to_date =
+                node.ready && runs_target(node, plan, entry) && failure.reason != FailureReason::Unhealthy;
             let failed = self.failed.entry(run.clone()).or_default();
             if up_to_date {
                 // L4: one that comes back is judged afresh.
