@@ -65,7 +65,7 @@ pub struct UpdatePlanSpec {
     /// targetVersion: the exact version that every matched node is to run, such as `1.21.0`, without a leading
     /// `v`; or `latest`: the newest version that is on offer to nodes of the same variant and architecture, fixed
     /// when the run first sees one. With `latest` a new run starts when the last is complete and a newer version that a
-    /// node needs is on offer. Changing targetVersion starts a new run. A node that runs a newer version is left alone, unless
+    /// node needs is on offer, or when its own is offered to no node that needs it, and another is. Changing targetVersion starts a new run. A node that runs a newer version is left alone, unless
     /// allowDowngrade says otherwise.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new(r"self == 'latest' || self.matches('^(0|[1-9][0-9]{0,8})([.](0|[1-9][0-9]{0,8})){2}(-[0-9A-Za-z.-]+)?$')")

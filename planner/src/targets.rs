@@ -138,8 +138,8 @@ pub(crate) fn freeze(
 }
 
 /// Whether the run of this entry is complete, and a version is on offer by now that one of the plan's nodes needs: a newer
-/// one, or an older one where the run's own is on offer to nobody any more. A paused or
-/// halted plan waits for people instead.
+/// one, or another one where the run's own is on offer to nobody any more. So it is where a run has no end, as each node that needs its
+/// version has found that it is not offered. A paused or halted plan waits for people instead.
 pub(crate) fn is_superseded(planning: &mut Planning<'_>, owned: &Owned<'_>, entry: &PlanEntry) -> bool {
     let Some(valid) = owned.valid.as_ref().ok().filter(|valid| valid.target == LATEST) else {
         return false;
@@ -155,7 +155,7 @@ pub(crate) fn is_superseded(planning: &mut Planning<'_>, owned: &Owned<'_>, entr
         .grants
         .values()
         .any(|grant| grant.plan == facts.uid);
-    if !complete || granted || facts.deleting || valid.paused || entry.halted || planning.ledger.stop {
+    if granted || facts.deleting || valid.paused || entry.halted || planning.ledger.stop {
         return false;
     }
     let mut superseded = false;
@@ -166,16 +166,46 @@ pub(crate) fn is_superseded(planning: &mut Planning<'_>, owned: &Owned<'_>, entr
         }
         let Some(newest) = newest else { continue };
         let known = frozen(&entry.targets, kind).and_then(|target| Version::parse(&target.version).ok());
-        let needed = |node: &&&NodeFacts| {
-            self::kind(node) == Some(kind)
-                && node.opt_out.is_none()
-                && matches!(running(node), Running::Version(runs) if Version::parse(runs).is_ok_and(|runs| runs < newest))
+        let runs_less = |node: &NodeFacts, version: &Version| matches!(running(node), Running::Version(runs) if Version::parse(runs).is_ok_and(|runs| runs < *version));
+        let needs = |node: &&NodeFacts, version: &Version| {
+            self::kind(node) == Some(kind) && node.opt_out.is_none() && runs_less(node, version)
         };
-        // One that was taken back is waited for no longer where an older one helps.
-        let over = known.is_none_or(|known| known < newest || !offers.contains_key(&known));
-        superseded |= over && owned.nodes.iter().any(|node| needed(&node));
+        let gone = |known: &Version| !offers.contains_key(known);
+        let over = match &known {
+            _ if complete => known.as_ref().is_none_or(|known| *known < newest || gone(known)),
+            // That a node does not see it is no proof, as the repository has waves of its own: each has tried.
+            Some(known) => gone(known) && nobody_can_have(owned, entry, kind, |node| needs(node, known)),
+            None => false,
+        };
+        superseded |= over && owned.nodes.iter().any(|node| needs(node, &newest));
     }
     superseded
+}
+
+/// Whether nodes of this kind need their target, and each that could be told to get it has found out that it cannot.
+fn nobody_can_have(
+    owned: &Owned<'_>,
+    entry: &PlanEntry,
+    of: Kind<'_>,
+    needs: impl Fn(&&NodeFacts) -> bool,
+) -> bool {
+    let (retried_at, target) = (entry.actions.retried_at, frozen(&entry.targets, of));
+    let cannot = |node: &&NodeFacts| {
+        left_alone(
+            node,
+            &entry.run,
+            retried_at,
+            target.map(|target| target.version.as_str()),
+        )
+        .is_some()
+    };
+    let mut needy = owned
+        .nodes
+        .iter()
+        .copied()
+        .filter(|node| node.agent.ready && needs(node))
+        .peekable();
+    needy.peek().is_some() && needy.all(|node| cannot(&node))
 }
 
 /// The target, or the targets, in words.

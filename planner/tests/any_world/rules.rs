@@ -23,8 +23,8 @@ use planner::world::{NodeFacts, PlanFacts, World};
 
 pub use asked::{approves, is_complete, is_gated, retries, runs_now};
 pub use nodes::{
-    could_start, counts, failure_of_run, given_up, gives_up, is_forgiven, is_left_out, is_stuck,
-    leaves_alone, on_target, outlasted, updated_at,
+    could_start, counts, failure_of_run, given_up, gives_up, is_forgiven, is_left_alone, is_left_out,
+    is_stuck, leaves_alone, on_target, outlasted, updated_at,
 };
 pub use targets::{frozen, is_superseded, kind, newest, target};
 pub use windows::{Windows, may_finish, needs};

@@ -43,7 +43,8 @@ pub fn check(now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &Up
             );
         }
         if let Some(followed) = old.plans.get(uid).filter(|before| before.run != entry.run) {
-            followed_only_when_complete(plan, followed, entry);
+            let gone = is_taken_back(world, old, plan, followed);
+            followed_only_at_its_end(plan, followed, entry, gone);
         }
         for target in entry.targets.iter().filter(|target| !known.contains(target)) {
             is_newest(now, world, new, plan, target);
@@ -51,12 +52,26 @@ pub fn check(now: DateTime<Utc>, world: &World, old: &UpdateLedgerSpec, new: &Up
     }
 }
 
-fn followed_only_when_complete(plan: &PlanFacts, before: &PlanEntry, entry: &PlanEntry) {
+/// Whether a version of the run is on offer to nobody any more.
+fn is_taken_back(world: &World, old: &UpdateLedgerSpec, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+    entry.targets.iter().any(|target| {
+        let mut heard = owned(world, old, plan);
+        heard.retain(|node| is_of(node, target) && node.agent.ready && node.opt_out.is_none());
+        let offers = heard
+            .iter()
+            .filter_map(|node| node.shadow.as_ref()?.status.as_ref());
+        offers
+            .flat_map(|status| &status.offered)
+            .all(|offer| offer.version != target.version)
+    })
+}
+
+fn followed_only_at_its_end(plan: &PlanFacts, before: &PlanEntry, entry: &PlanEntry, gone: bool) {
     if before.target == LATEST && entry.target == LATEST && before.generation == entry.generation {
         let run = plan.status.run.as_ref();
         let complete = run.is_some_and(|run| run.id == before.run && run.completed_at.is_some());
         assert!(
-            complete && !before.halted,
+            (complete || gone) && !before.halted,
             "a run of {} is followed by another before its end",
             plan.name
         );

@@ -122,7 +122,7 @@ pub fn on_target(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool 
 }
 
 /// Whether the run has found out that the node cannot have its version, and nothing has changed since.
-fn is_left_alone(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
+pub fn is_left_alone(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
     let Some(target) = target(plan, entry, node) else {
         return false;
     };

@@ -10,7 +10,7 @@ use api::{
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::world::{NodeFacts, PlanFacts, World};
 
-use super::{is_complete, is_valid, owned, runs, version};
+use super::{is_complete, is_left_alone, is_valid, owned, runs, version};
 
 fn status(node: &NodeFacts) -> Option<&BottlerocketShadowStatus> {
     node.shadow.as_ref()?.status.as_ref()
@@ -102,9 +102,10 @@ pub fn is_superseded(
 ) -> bool {
     let goes_on = is_valid(plan) && !plan.deleting && !plan.spec.paused && !entry.halted && !ledger.stop;
     let granted = ledger.grants.values().any(|grant| grant.plan == plan.uid);
-    if plan.spec.target_version != LATEST || !goes_on || granted || !is_complete(plan, &entry.run) {
+    if plan.spec.target_version != LATEST || !goes_on || granted {
         return false;
     }
+    let complete = is_complete(plan, &entry.run);
     let nodes = owned(world, ledger, plan);
     let wants_more = |node: &&NodeFacts| {
         let Some((kind, runs)) = kind(node).zip(runs(node)) else {
@@ -113,10 +114,21 @@ pub fn is_superseded(
         let Some(newest) = newest(now, plan, &nodes, kind) else {
             return false;
         };
-        let is_new = frozen(entry, node).is_none_or(|frozen| {
-            let gone = !on_offer(&nodes, kind).contains_key(&version(frozen).unwrap());
-            version(frozen) < version(newest) || gone
-        });
+        let is_gone = |frozen| !on_offer(&nodes, kind).contains_key(&version(frozen).unwrap());
+        let is_new = match frozen(entry, node) {
+            Some(frozen) if complete => version(frozen) < version(newest) || is_gone(frozen),
+            None => complete,
+            // Before its end only where each that needs it has found that it is not offered.
+            Some(frozen) => {
+                let needs_it = |node: &&&NodeFacts| {
+                    let older = super::runs(node).is_some_and(|runs| version(runs) < version(frozen));
+                    node.agent.ready && node.opt_out.is_none() && self::kind(node) == Some(kind) && older
+                };
+                let mut needy = nodes.iter().filter(needs_it).peekable();
+                let is_left = needy.peek().is_some() && needy.all(|node| is_left_alone(node, plan, entry));
+                is_gone(frozen) && is_left
+            }
+        };
         is_new && node.opt_out.is_none() && version(runs) < version(newest)
     };
     nodes.iter().any(wants_more)
