@@ -136,6 +136,8 @@ pub enum FailureReason {
     StageTimeout,
     /// Pods were left on the node when `drain.timeout` was over; the message names pod and budget.
     DrainTimeout,
+    /// Somebody else uncordoned the node before it had rebooted.
+    Uncordoned,
     /// The node refused to reboot.
     RebootFailed,
     /// The node did not come back, Ready and on the target, within `timeouts.reboot`.

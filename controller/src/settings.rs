@@ -22,7 +22,7 @@ pub struct Settings {
     #[arg(long, env = "BRUPOP_HEALTH_ADDRESS_FILE")]
     pub health_address_file: Option<PathBuf>,
 
-    /// How long after its first failure a node is tried again; doubled with each further failure.
+    /// How long after its first failure a node is tried again; doubled with each further failure, up to ten times as long.
     #[arg(long, env = "BRUPOP_RETRY_BACKOFF", default_value = "1m", value_parser = span)]
     pub retry_backoff: Duration,
 
@@ -163,6 +163,8 @@ impl Settings {
                 tenth,
                 ("5s", Duration::from_secs(5)),
             ),
+            ("retry-backoff", self.retry_backoff, tenth, hour),
+            ("release-wait", self.release_wait, tenth, hour),
             ("error-backoff", self.error_backoff, tenth, hour),
             ("eviction-retry", self.eviction_retry, tenth, hour),
             (
@@ -217,7 +219,10 @@ fn span(text: &str) -> Result<Duration, InvalidSpan> {
 }
 
 fn spell(duration: Duration) -> String {
-    format!("{duration:?}")
+    match u32::try_from(duration.as_secs()) {
+        Ok(seconds) if duration.subsec_nanos() == 0 => Span::seconds(seconds).to_string(),
+        _ => format!("{duration:?}"),
+    }
 }
 
 #[cfg(test)]
@@ -263,6 +268,19 @@ mod tests {
             parsed(&["--lease-duration=5s", "--leader-elect=false"]).check(),
             Ok(())
         );
+    }
+
+    #[test]
+    fn a_delay_outside_its_bounds_is_refused() {
+        for (flag, error) in [
+            (
+                "--retry-backoff=0s",
+                "--retry-backoff 0s: must be from 100ms to 1h",
+            ),
+            ("--release-wait=2h", "--release-wait 2h: must be from 100ms to 1h"),
+        ] {
+            assert_eq!(parsed(&[flag]).check().unwrap_err().to_string(), error);
+        }
     }
 
     #[test]

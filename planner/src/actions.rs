@@ -245,7 +245,8 @@ pub(crate) fn statuses(owned: &Owned<'_>, entry: Option<&PlanEntry>) -> Vec<Acti
     let status = |asked: Asked<'_>| {
         let taken = entry.is_some_and(|entry| entry.actions.taken.contains(&asked.record()));
         let message = if taken {
-            effect(asked, entry)
+            let complete = entry.is_some_and(|entry| is_complete(owned.facts, entry));
+            effect(asked, entry, complete)
         } else {
             let none = || Some("there is no run yet".to_owned());
             let why = entry.map_or_else(none, |entry| refusal(asked, owned, entry));
@@ -263,7 +264,7 @@ pub(crate) fn statuses(owned: &Owned<'_>, entry: Option<&PlanEntry>) -> Vec<Acti
 }
 
 /// What an action that was taken does now.
-fn effect(asked: Asked<'_>, entry: Option<&PlanEntry>) -> String {
+fn effect(asked: Asked<'_>, entry: Option<&PlanEntry>, complete: bool) -> String {
     let (run, argument) = asked.parts().unwrap_or_default();
     let Some(entry) = entry.filter(|entry| entry.run == run) else {
         return format!("taken in run {run}");
@@ -277,6 +278,7 @@ fn effect(asked: Asked<'_>, entry: Option<&PlanEntry>) -> String {
     match asked.verb {
         Verb::Approve => format!("approved{}", when("at", approved.get(argument))),
         Verb::Retry => "retried".to_owned(),
+        Verb::RunNow if complete => "ignored the maintenance windows until the run was complete".to_owned(),
         Verb::RunNow => format!(
             "ignores the maintenance windows{}",
             when("since", run_now.as_ref())

@@ -212,7 +212,7 @@ impl Granted<'_> {
             );
         }
         if !self.node.unschedulable {
-            return self.end(None, "the node was uncordoned by somebody else".to_owned());
+            return self.was_uncordoned();
         }
         if let Some((reason, message)) = self
             .node
@@ -264,7 +264,7 @@ impl Granted<'_> {
         // A pod that came late makes the permit be refused, so it is evicted as long as there is none.
         let drain = self.node.disruption.as_ref().map(|cordon| cordon.cordoned_at);
         if !self.node.unschedulable {
-            return self.end(None, "the node was uncordoned by somebody else".to_owned());
+            return self.was_uncordoned();
         }
         if let Some(shadow) = &self.node.shadow {
             if let Some((reason, message)) = self.reported_error(shadow) {
@@ -368,6 +368,14 @@ impl Granted<'_> {
                 at: failure.map_or(self.now, |_| fails_at(self.now, self.retried_at)),
                 outlasted,
             }),
+        )
+    }
+
+    /// Whoever uncordons a node does not want it drained, now at least. As a failure it is tried again after a while, and not for ever.
+    fn was_uncordoned(&self) -> Step {
+        self.end(
+            Some(FailureReason::Uncordoned),
+            "the node was uncordoned by somebody else while it was being updated".to_owned(),
         )
     }
 

@@ -9,7 +9,7 @@ use crate::{names::APPROVE_ANNOTATION, quantity::Span};
 
 /// What has halted a plan. Nodes that failed then may be well by now; the halt stays.
 #[must_use]
-pub fn halted_by<N: fmt::Display + PartialOrd>(failed: N, threshold: N) -> String {
+pub fn halted_by<N: Copy + fmt::Display + PartialOrd>(failed: N, threshold: N) -> String {
     if failed < threshold {
         format!("its threshold had been reached; by now {failed} failed, threshold {threshold}")
     } else {

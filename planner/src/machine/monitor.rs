@@ -91,7 +91,7 @@ impl Granted<'_> {
         let (min, limit) = (spell(self.limits.min_ready), spell(self.limits.monitoring));
         self.end(
             Some(FailureReason::Unhealthy),
-            format!("not Ready for {min} on end within {limit} of its reboot: {why}"),
+            format!("not Ready for {min} on end within {limit} of being back on its target: {why}"),
         )
     }
 }

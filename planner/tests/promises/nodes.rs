@@ -107,15 +107,42 @@ fn s9_an_admin_who_uncordons_a_draining_node_has_it_back() {
         assert!(sim.facts("n01").unschedulable);
         sim.facts_mut("n01").unschedulable = false;
         sim.run_for(seconds(3));
-        let withdrawn = sim
-            .events
-            .iter()
-            .any(|e| e.reason == "NodeWithdrawn" && e.note.contains("uncordoned"));
-        assert!(withdrawn, "{:?}", sim.events);
+        let failed = |sim: &Sim| {
+            let of_node = sim
+                .events
+                .iter()
+                .filter(|e| e.reason == "NodeFailed" && e.note.contains("uncordoned"));
+            of_node.count()
+        };
+        assert_eq!(failed(&sim), 1, "{:?}", sim.events);
         assert!(sim.hidden("n01").reboots.is_empty());
+        sim.run_for(seconds(20));
+        assert_eq!(
+            sim.verdict("n01").reason(),
+            "Backoff",
+            "and for longer than a moment"
+        );
         sim.run_until_phase("web", Phase::Complete);
         sim.ends_well();
     }
+}
+
+/// Something that uncordons a node whenever it is cordoned has it evicted neither for ever nor before the others.
+#[test]
+fn l8_a_node_that_is_uncordoned_again_and_again_is_given_up() {
+    let mut sim = Sim::new()
+        .nodes(3)
+        .plan("web", "failurePolicy: {retries: 2, threshold: 2}");
+    sim.settle();
+    let node = sim.granted().remove(0);
+    for _ in 0..600 {
+        sim.run_for(seconds(30));
+        sim.facts_mut(&node).unschedulable = false;
+    }
+    assert_eq!(sim.checker.granted.len(), 5, "three tries, and the others");
+    assert_eq!(sim.status("web").nodes.updated, 2);
+    assert_eq!(sim.phase("web"), Some(Phase::Complete));
+    assert!(sim.ledger().grants.is_empty());
 }
 
 #[test]
