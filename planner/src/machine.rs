@@ -229,7 +229,7 @@ impl Granted<'_> {
         } else {
             deadline
         };
-        // A leader that is new knows nothing of the pods yet, and must not take that for a failure.
+        // A leader that is new knows nothing of the pods yet, and must not take that for a failure; nor one that comes after a long outage.
         let known_by = deadline + self.settings.release_wait;
         match &self.node.drain {
             Some(DrainFacts { left: 0, .. }) => return Step::change("drained", Change::Drained),
@@ -237,13 +237,13 @@ impl Granted<'_> {
             Some(facts) if self.now >= own_deadline && facts.left == facts.own => {
                 return Step::change("drained", Change::Drained);
             }
-            facts if self.now >= if facts.is_some() { deadline } else { known_by } => {
-                let why = facts.as_ref().map_or_else(
-                    || "it is not known which pods are left".to_owned(),
-                    describe_drain,
-                );
-                let message = format!("not drained within {}: {why}", spell(self.limits.drain));
+            Some(facts) if self.now >= deadline => {
+                let limit = spell(self.limits.drain);
+                let message = format!("not drained within {limit}: {}", describe_drain(facts));
                 return self.end(Some(FailureReason::DrainTimeout), message);
+            }
+            None if self.now >= known_by => {
+                return self.end(None, "it is not known which of its pods are left".to_owned());
             }
             _ => {}
         }

@@ -259,6 +259,26 @@ fn what_is_undone_is_granted_only_after() {
     assert_eq!(sim.granted(), ["n01"]);
 }
 
+/// Nobody has looked for longer than a drain may take: the pods that are left are not known to whoever comes then.
+#[test]
+fn an_outage_that_outlasts_a_drain_is_no_failure_of_its_node() {
+    let mut sim = Sim::new()
+        .nodes(1)
+        .plan("web", "failurePolicy: {retries: 0}\ndrain: {timeout: 15m}");
+    sim.run_until("it drains", |sim| sim.facts("n01").drain.is_some());
+    sim.now += minutes(20);
+    sim.drains.clear();
+    sim.facts_mut("n01").drain = None;
+    sim.settle();
+    let withdrawn = sim
+        .events
+        .iter()
+        .any(|e| e.reason == "NodeWithdrawn" && e.note.contains("not known"));
+    assert!(withdrawn, "{:?}", sim.events);
+    sim.run_until_phase("web", Phase::Complete);
+    sim.ends_well();
+}
+
 #[test]
 fn a_silent_agent_keeps_no_node_cordoned() {
     let mut sim = Sim::new().nodes(1).plan("web", "");
