@@ -423,7 +423,10 @@ fn standing(
     if node.disruption.is_some()
         || shadow.is_some_and(|s| s.spec.state != NodeState::Idle || !machine::acknowledged(s))
     {
-        return Some(Verdict::Resetting);
+        let silent = stuck::undoes_nothing_since(planning, node);
+        return Some(silent.map_or(Verdict::Resetting, |since| Verdict::AgentSilent {
+            since: Some(since),
+        }));
     }
     if node.unschedulable {
         return Some(Verdict::CordonedByOther);

@@ -29,6 +29,20 @@ pub(crate) fn verdict(planning: &mut Planning<'_>, node: &NodeFacts) -> Option<V
     Some(verdict)
 }
 
+/// Since when the agent of a node without a grant could have undone what it is to undo, and has not; once that has lasted. Its pod is
+/// ready.
+pub(crate) fn undoes_nothing_since(planning: &mut Planning<'_>, node: &NodeFacts) -> Option<DateTime<Utc>> {
+    let shadow = node.shadow.as_ref().filter(|shadow| !acknowledged(shadow))?;
+    let asked = shadow.spec.state_transition_timestamp?;
+    let since = node.agent.since.map_or(asked, |ready| ready.max(asked));
+    let due = since + AFTER;
+    if planning.now < due {
+        planning.wake(due);
+        return None;
+    }
+    Some(since)
+}
+
 /// That a pod cannot be evicted.
 pub(crate) fn drain_blocked(blocked: &Blocked) -> Verdict {
     Verdict::DrainBlocked {

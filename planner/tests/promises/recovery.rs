@@ -255,6 +255,11 @@ fn what_is_undone_is_granted_only_after() {
     assert!(sim.facts("n01").unschedulable, "settings and boot flag first");
     sim.run_for(minutes(1));
     assert!(sim.ledger().grants.is_empty());
+    assert_eq!(
+        sim.verdict("n01").reason(),
+        "AgentSilent",
+        "a person could see to it"
+    );
     sim.run_for(minutes(1));
     assert_eq!(sim.granted(), ["n01"]);
 }
