@@ -65,8 +65,9 @@ pub struct UpdatePlanSpec {
     /// targetVersion: the exact version that every matched node is to run, such as `1.21.0`, without a leading
     /// `v`; or `latest`: the newest version that is on offer to nodes of the same variant and architecture, fixed
     /// when the run first sees one. With `latest` a new run starts when the last is complete and a newer version that a
-    /// node needs is on offer, or when its own is offered to no node that needs it, and another is. Changing targetVersion starts a new run. A node that runs a newer version is left alone, unless
-    /// allowDowngrade says otherwise.
+    /// node needs is on offer, or when each node that needs its version has found that it is not offered, and another is.
+    /// Changing targetVersion starts a new run. A node that runs a newer version is left alone, unless allowDowngrade says
+    /// otherwise.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(validation = Rule::new(r"self == 'latest' || self.matches('^(0|[1-9][0-9]{0,8})([.](0|[1-9][0-9]{0,8})){2}(-[0-9A-Za-z.-]+)?$')")
         .message(Message::Expression(
@@ -74,8 +75,9 @@ pub struct UpdatePlanSpec {
         .reason(Reason::FieldValueInvalid))]
     pub target_version: String,
 
-    /// minReleaseAge: with `latest` only: how long a version must have been on offer, to any of the plan's nodes of the
-    /// variant and architecture, until it is taken. Default 0s; at most 8760h.
+    /// minReleaseAge: with `latest` only: for how long the plan's nodes of the variant and architecture must have seen a
+    /// version on offer until it is taken. It counts from when the first of those that are there now saw it, not from the
+    /// release: after an install, or once all of them have been replaced, from zero. Default 0s; at most 8760h.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[x_kube(validation = within("minReleaseAge", "0s", "8760h"))]
     pub min_release_age: Option<Span>,
@@ -106,9 +108,9 @@ pub struct UpdatePlanSpec {
         .message("maintenanceWindows must have different names").reason(Reason::FieldValueInvalid))]
     pub maintenance_windows: Vec<MaintenanceWindow>,
 
-    /// exclusions: when nothing may be disrupted, whatever the windows say, in the same two forms. A window is closed
-    /// while one is on. A recurring one always needs its `duration`, unless its schedule names seconds in a row. At
-    /// most 20.
+    /// exclusions: when nothing is granted or cordoned, whatever the windows say, in the same two forms. A window is closed
+    /// while one is on; what becomes of the nodes that are on their way then is said by onWindowEnd. A recurring one
+    /// always needs its `duration`, unless its schedule names seconds in a row. At most 20.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 20))]
     #[x_kube(validation = Rule::new("self.all(x, self.exists_one(y, y.name == x.name))")
@@ -117,19 +119,21 @@ pub struct UpdatePlanSpec {
 
     /// onWindowEnd: what becomes of the nodes on their way when a window closes, or an exclusion begins. `Withdraw`:
     /// those that are not rebooting yet go back to Idle, the others finish. `Finish`: those that were cordoned while it
-    /// was open finish too. Either way nothing is granted or cordoned after the close. Default Withdraw.
+    /// was open finish too: they drain and reboot after the close, and during an exclusion. Either way nothing is granted
+    /// or cordoned then. Default Withdraw.
     #[serde(default)]
     pub on_window_end: OnWindowEnd,
 
     /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring, until the plan has
-    /// learned it from nodes of its own (`status.nodeDuration`). No node is granted that would not finish before the
-    /// window closes. An edit of this field forgets what was learned. Default 20m; 1s to 24h.
+    /// learned it from nodes of its own (`status.nodeDuration`). No node is granted that is not expected to finish
+    /// before the window closes; a window must be 10 s longer than that. An edit of this field forgets what was learned. Default 20m; 1s to 24h.
     #[serde(default = "twenty_minutes")]
     #[x_kube(validation = within("expectedNodeDuration", "1s", "24h"))]
     pub expected_node_duration: Span,
 
-    /// maxUnavailable: how many of the matched nodes may be unavailable at once, for whatever reason: a number, or
-    /// a percentage of the matched nodes, rounded down but at least 1. Default 1.
+    /// maxUnavailable: how many of the matched nodes may be unavailable at once, for whatever reason (being updated, also
+    /// while they still download; not Ready; cordoned): a number from 1, or a percentage of the matched nodes, rounded down
+    /// but at least 1. Default 1. To stop, set paused.
     #[serde(default = "one_node")]
     pub max_unavailable: IntOrPercent,
 
@@ -271,7 +275,8 @@ pub struct Wave {
     pub name: String,
 
     /// size: how many nodes the wave takes, fixed as the run grants its first: a number, or a percentage of the matched
-    /// nodes, rounded up. Which, are the lowest by hash of run and node. Default: all that nodeSelector selects.
+    /// nodes, rounded up. Which, are the lowest by hash of run and node among those that need the update, those with a live
+    /// agent first. Default: all that nodeSelector selects.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<IntOrPercent>,
 
@@ -285,14 +290,16 @@ pub struct Wave {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_unavailable: Option<IntOrPercent>,
 
-    /// soak: how long the wave is watched after its last node, in wall time, before the next starts. An unhealthy
-    /// node counts as a failure. Default 0s; at most 720h.
+    /// soak: how long the wave is watched after its last node, in wall time, before the next starts. A node of the
+    /// wave that is not Ready at any moment of it has failed at once, without retries. After the last wave the run is complete
+    /// only when it has soaked. Default 0s; at most 720h.
     #[serde(default = "no_time")]
     #[x_kube(validation = within("soak", "0s", "720h"))]
     pub soak: Span,
 
     /// approval: whether a person has to approve the wave once it is done and soaked: `Manual` or `Automatic`. Until then
-    /// the next wave does not start, and after the last the run is not complete. It is given by the plan's annotation
+    /// the next wave does not start, and after the last the run is not complete; a node of the wave that is not Ready
+    /// meanwhile has failed, as in a soak. It is given by the plan's annotation
     /// `brupop.bottlerocket.aws/approve: RUN/WAVE`. Default Automatic.
     #[serde(default)]
     pub approval: Approval,
@@ -321,7 +328,7 @@ pub struct Monitoring {
     #[x_kube(validation = within("monitoring.minReady", "0s", "24h"))]
     pub min_ready: Span,
 
-    /// timeout: how long it may take to be so, from the boot on. Default 15m; 1s to 24h, and at least minReady.
+    /// timeout: how long it may take to be so, from when the node is first Ready on the target. Default 15m; 1s to 24h, and at least minReady.
     #[serde(default = "fifteen_minutes")]
     #[x_kube(validation = within("monitoring.timeout", "1s", "24h"))]
     pub timeout: Span,
@@ -332,13 +339,16 @@ pub struct Monitoring {
 #[x_kube(crates(kube_core = "::kube_core"))]
 #[serde(rename_all = "camelCase")]
 pub struct FailurePolicy {
-    /// retries: how often a node is tried again after a failure. Default 1; 0 to 10.
+    /// retries: how often a node is tried again after a failure: after 1m (`--retry-backoff` of the controller), twice as
+    /// long each time, at most 10m. Not tried again is a node that was unhealthy on the target, that has not come back, or
+    /// whose agent and kubelet name different versions. Default 1; 0 to 10.
     #[serde(default = "one_retry")]
     #[schemars(range(min = 0, max = 10))]
     pub retries: u32,
 
     /// threshold: how many nodes of a run may have failed, after their retries, until the plan halts: a number, or
-    /// a percentage of the matched nodes, rounded up. Default 1: the first failed node halts.
+    /// a percentage of the matched nodes, rounded up. A plan that halts takes back the nodes that are not yet rebooting, the
+    /// others finish; raising the threshold lifts no halt. Default 1: the first failed node halts.
     #[serde(default = "one_node")]
     pub threshold: IntOrPercent,
 }
@@ -353,7 +363,7 @@ pub struct Timeouts {
     #[x_kube(validation = within("timeouts.stage", "1s", "24h"))]
     pub stage: Span,
 
-    /// reboot: from the reboot permit until the node is Ready on the target. Default 15m; 1s to 24h.
+    /// reboot: from drained until the reboot permit, and again from the permit until the node is Ready on the target. Default 15m; 1s to 24h.
     #[serde(default = "fifteen_minutes")]
     #[x_kube(validation = within("timeouts.reboot", "1s", "24h"))]
     pub reboot: Span,

@@ -46,8 +46,8 @@ pub struct UpdatePlanStatus {
     /// actions: what people have asked by annotations of the plan, and what became of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<ActionStatus>,
-    /// window: whether nodes may be disrupted now, and when that changes. None where the plan has no windows or no nodes,
-    /// is paused, halted or being deleted, or is complete and needs none; or where the whole install is stopped.
+    /// window: whether nodes may be disrupted now, and when that changes. None where the plan has neither windows nor
+    /// exclusions, or no nodes, is paused, halted or being deleted, or is complete and needs none; or where the whole install is stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<WindowStatus>,
     /// estimatedCompletion: when the last node will be done if all goes on as it does, inside the plan's windows, to the
@@ -55,7 +55,7 @@ pub struct UpdatePlanStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimated_completion: Option<DateTime<Utc>>,
     /// nodeDuration: how long the plan's nodes have taken from grant to the end of their monitoring. Nothing is granted
-    /// that would not finish in the window within p90, or, before there are samples, within `expectedNodeDuration`.
+    /// that is not expected to finish in the window, by p90, or, before there are samples, within `expectedNodeDuration`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_duration: Option<NodeDuration>,
     /// active: the nodes that are being updated, with what each does; at most 20.
@@ -95,7 +95,8 @@ pub enum Phase {
     Paused,
     /// The failure threshold was reached.
     Halted,
-    /// Every matched node is updated, or skipped with a reason.
+    /// Every matched node was updated, skipped or, below the threshold, failed, each with a reason. It stays so for the run: nodes
+    /// that join later are still updated, and `active` names them.
     Complete,
 }
 
@@ -162,7 +163,7 @@ pub struct NodeCounts {
     pub matched: u32,
     /// updated: nodes that run the target.
     pub updated: u32,
-    /// updating: nodes with a grant.
+    /// updating: nodes with a grant, from the download on.
     pub updating: u32,
     /// waiting: nodes that need the update and have no grant.
     pub waiting: u32,
@@ -171,7 +172,7 @@ pub struct NodeCounts {
     pub skipped: u32,
     /// failed: nodes that failed after their retries.
     pub failed: u32,
-    /// unavailable: nodes that are being disrupted, not Ready, or cordoned.
+    /// unavailable: nodes that have a grant (also while they still download), are not Ready, or are cordoned.
     pub unavailable: u32,
 }
 
@@ -228,8 +229,8 @@ pub enum WavePhase {
 pub struct WindowStatus {
     /// open: whether a window is open.
     pub open: bool,
-    /// next: for people: `open until …`, the next opening, or `never again`. `none found`: exclusions leave none open
-    /// for as far as was looked.
+    /// next: for people: `open until …`, `open until the run is done`, `open`, `ignored (run-now)`, the next opening, or `never
+    /// again`. `none found`: exclusions leave none open for as far as was looked.
     pub next: String,
     /// name: the window that is open, or opens next; of several that are open, or follow without a gap, the one that closes
     /// last. None where there are several and it is not known which.
@@ -300,7 +301,7 @@ pub struct FailedNode {
     pub reason: FailureReason,
     /// message: one line for people.
     pub message: String,
-    /// attempts: how often it was tried.
+    /// attempts: how many of its attempts have failed in this run; those that were withdrawn are not counted.
     pub attempts: u32,
     /// at: when it was given up.
     pub at: DateTime<Utc>,
@@ -314,7 +315,7 @@ pub mod condition {
     pub const PROGRESSING: &str = "Progressing";
     /// The run is over; latched per run. Reasons `AllUpdated`, `WithSkipped`, `WithFailed`, `InProgress`.
     pub const COMPLETE: &str = "Complete";
-    /// Something needs a person. Reasons `Halted`, `NodesFailed`, `Healthy`.
+    /// Nodes have failed. Reasons `Halted`, `NodesFailed`, `Healthy`. Who waits for a person for another reason is not `Progressing`.
     pub const DEGRADED: &str = "Degraded";
     /// The reason of [`DEGRADED`] while the run is halted; the controller takes it from here where the ledger was lost.
     pub const HALTED: &str = "Halted";

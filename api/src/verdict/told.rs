@@ -27,6 +27,10 @@ macro_rules! told {
             }
         }
 
+        /// Every reason.
+        #[cfg(test)]
+        const ALL: &[&str] = &[$(stringify!($verdict),)*];
+
         impl Told {
             /// How people hear of what has this word. None: no verdict of this version has it.
             #[must_use]
@@ -80,6 +84,23 @@ told! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The page for people, and what the table above says of each.
+    #[test]
+    fn docs_status_has_every_reason_with_its_event() {
+        let page = include_str!("../../../docs/status.md");
+        for reason in ALL {
+            let event = match Told::of(reason) {
+                Some(Told::Event) => "yes",
+                Some(Told::Warning) => "W",
+                _ => "–",
+            };
+            assert!(
+                page.contains(&format!("\n| `{reason}` | {event} |")),
+                "{reason} {event}"
+            );
+        }
+    }
 
     #[test]
     fn what_a_person_should_see_to_warns_and_what_has_an_event_already_is_not_told_twice() {
