@@ -333,7 +333,7 @@ async fn s7_a_node_that_is_unhealthy_on_the_new_version_fails_and_halts_the_plan
     );
     assert_says(
         &failed.message,
-        &["not Ready for 10s on end within 12s of its reboot"],
+        &["not Ready for 10s on end within 12s of being back on its target"],
     );
     assert_eq!((reboots(&lab, "n1"), reboots(&lab, "n2")), (1, 0));
     assert_untouched(&lab, "n1").await;
