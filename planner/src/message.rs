@@ -117,7 +117,12 @@ impl View<'_> {
                 .into_iter()
                 .filter(|(n, _)| *n > 0)
                 .map(|(n, what)| format!(", {n} {what}"));
-                let waiting = self.reasons();
+                // A wave that newcomers are the first nodes of holds the others like any.
+                let waiting = if self.is_unproven() {
+                    self.unproven()
+                } else {
+                    self.reasons()
+                };
                 let waiting = if waiting.is_empty() {
                     waiting
                 } else {
@@ -211,12 +216,40 @@ impl View<'_> {
         text
     }
 
-    fn progress(&self) -> String {
+    /// That the wave under way has updated none of its nodes, and what a person can do about it.
+    fn unproven(&self) -> String {
+        let wave = self.open_wave();
+        let next = if self.rollout.open_wave + 1 < self.waves.len() {
+            ", so the next wave does not start"
+        } else {
+            ""
+        };
+        let how = actions::how_to_go_on(self.run);
+        let why = by_reason(&skipped_nodes(self.rollout)).join("; ");
+        // Nobody is left of whom it could be told.
+        let gone = self
+            .waves
+            .get(self.rollout.open_wave)
+            .is_some_and(|wave| wave.nodes == 0);
+        let why = match why.as_str() {
+            "" if gone => " (those that were begun with are gone)".to_owned(),
+            "" => why,
+            why => format!(" ({why})"),
+        };
+        format!("{wave}none of its nodes could be updated{why}{next}; {how}")
+    }
+
+    /// The wave under way, as the beginning of what is said of it; nothing where it is the only one.
+    fn open_wave(&self) -> String {
         let wave = self
             .waves
             .get(self.rollout.open_wave)
             .filter(|_| self.waves.len() > 1);
-        let wave = wave.map_or_else(String::new, |wave| format!("wave {}: ", wave.name));
+        wave.map_or_else(String::new, |wave| format!("wave {}: ", wave.name))
+    }
+
+    fn progress(&self) -> String {
+        let wave = self.open_wave();
         if !self.active.is_empty() {
             // What holds the others up besides these.
             let others = self.reasons_of(|reason| !FOLLOWS.contains(&reason));
@@ -228,24 +261,7 @@ impl View<'_> {
             return format!("{wave}{}{others}", self.active_nodes());
         }
         if self.is_unproven() {
-            let next = if self.rollout.open_wave + 1 < self.waves.len() {
-                ", so the next wave does not start"
-            } else {
-                ""
-            };
-            let how = actions::how_to_go_on(self.run);
-            let why = by_reason(&skipped_nodes(self.rollout)).join("; ");
-            // Nobody is left of whom it could be told.
-            let gone = self
-                .waves
-                .get(self.rollout.open_wave)
-                .is_some_and(|wave| wave.nodes == 0);
-            let why = match why.as_str() {
-                "" if gone => " (those that were begun with are gone)".to_owned(),
-                "" => why,
-                why => format!(" ({why})"),
-            };
-            return format!("{wave}none of its nodes could be updated{why}{next}; {how}");
+            return self.unproven();
         }
         let reasons = self.reasons();
         let why = if reasons.is_empty() {

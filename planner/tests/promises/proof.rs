@@ -174,6 +174,31 @@ fn s10_a_canary_that_is_updated_by_hand_soaks_from_then_on() {
     sim.ends_well();
 }
 
+/// Nothing was to be done, so that nobody had to approve the canary; newcomers go through the waves.
+#[test]
+fn l1_newcomers_of_a_complete_run_that_prove_nothing_say_so() {
+    let spec = "failurePolicy: {threshold: 2, retries: 0}
+waves: [{name: canary, size: 1, approval: Manual}, {name: rest}]";
+    let mut sim = Sim::new().node_with("done", "1.21.0", &[]).plan("web", spec);
+    sim.run_until_phase("web", Phase::Complete);
+    sim.add_node("late1", "1.20.3", &[]);
+    sim.run_until("it begins", |sim| !sim.granted().is_empty());
+    sim.break_node("late1", Fault::PrepareFails);
+    sim.add_node("late2", "1.20.3", &[]);
+    sim.run_for(hours(2));
+    assert_eq!(sim.phase("web"), Some(Phase::Complete));
+    assert_snapshot!(
+        "newcomers_prove_nothing",
+        sim.status("web").message.as_ref().unwrap()
+    );
+    sim.mend_node("late1");
+    sim.retry("web", "again");
+    sim.run_until("it is updated", |sim| sim.status("web").nodes.updated == 2);
+    sim.approve("web", "canary");
+    sim.run_until("all are", |sim| sim.status("web").nodes.updated == 3);
+    sim.ends_well();
+}
+
 /// What is owed is the wave's own, wherever an edit puts it; and who takes the wave out of the plan wants no proof of it.
 #[test]
 fn s10_an_edit_neither_forgets_nor_moves_the_proof_that_a_wave_owes() {

@@ -243,10 +243,11 @@ proptest! {
             let over = matches!(status.phase, Some(Phase::Complete | Phase::Halted)) || stuck || lost;
             prop_assert!(over, "{plan}\n{}", sim.story());
             prop_assert_eq!(status.nodes.updating, 0);
-            if status.phase == Some(Phase::Complete) {
+            // Newcomers of a run that is complete may be the first nodes of a wave, and fail.
+            if status.phase == Some(Phase::Complete) && !unproven {
                 prop_assert_eq!(status.nodes.waiting, 0, "{}\n{}", plan, sim.story());
             }
-            complete &= lost || status.phase == Some(Phase::Complete);
+            complete &= lost || status.phase == Some(Phase::Complete) && !unproven;
         }
         if complete {
             sim.ends_well();
