@@ -95,7 +95,8 @@ pub struct BottlerocketShadowSpec {
     /// failure: why the last attempt of this run failed, or why the node is left alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<Failure>,
-    /// outlasted: whether a window of this run was over before the node was done. It comes after the others then, and has failed where
+    /// outlasted: whether a window of this run was over before the node was done, or nobody knew which of its pods were left. It comes
+    /// after the others then, and has failed where
     /// that happens again. None: none was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outlasted: Option<bool>,

@@ -243,7 +243,10 @@ impl Granted<'_> {
                 return self.end(Some(FailureReason::DrainTimeout), message);
             }
             None if self.now >= known_by => {
-                return self.end(None, "it is not known which of its pods are left".to_owned());
+                let unknown = "it is not known which of its pods are left".to_owned();
+                // Once: where pods can never be listed it would be for ever.
+                let again = self.has_outlasted().then_some(FailureReason::DrainTimeout);
+                return self.end_as(again, unknown, true);
             }
             _ => {}
         }

@@ -429,6 +429,8 @@ impl View<'_> {
         } = self.rollout;
         let failures = match (degraded, failed) {
             ("Healthy", _) => "no node has failed".to_owned(),
+            // What an invalid plan's threshold is is not known.
+            (_, _) if invalid.is_some() => format!("{} failed{}", self.counts.failed, self.failures()),
             (condition::HALTED, failed) => format!("{}{}", halted_by(failed, threshold), self.failures()),
             (_, failed) => format!("{failed} failed, threshold {threshold}{}", self.failures()),
         };

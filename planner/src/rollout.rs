@@ -6,7 +6,7 @@ use api::{ledger::PlanEntry, plan::Approval, shadow::NodeState, verdict::Verdict
 use chrono::{DateTime, Utc};
 
 use crate::{
-    ahead,
+    actions, ahead,
     decisions::{Action, NodeVerdict},
     estimate, failures, grants, held, machine,
     owners::Owned,
@@ -161,8 +161,8 @@ pub(crate) fn rollout<'a>(
     };
     let open_wave = entry.open_wave as usize;
     let run = entry.run.clone();
-    let assign =
-        |members: &[Member<'_>]| waves::assign(valid, &run, members, &owned.fits, open_wave, size_of);
+    let so_far = (open_wave, actions::is_complete(facts, &entry));
+    let assign = |members: &[Member<'_>]| waves::assign(valid, &run, members, &owned.fits, so_far, size_of);
     let mut assignment = assign(&rollout.members);
     if held::skip(planning, &mut rollout, valid, &mut entry, &assignment) {
         assignment = assign(&rollout.members);
@@ -335,8 +335,11 @@ fn member<'a>(
         retried_at: retried_at.filter(|_| failed_before && !exhausted),
         passed_over: left_alone && place == Place::Skipped && node.opt_out.is_none(),
         forgiven: !left_alone
-            && in_run
-                .is_some_and(|spec| retried_at.is_some_and(|at| spec.state_transition_timestamp <= Some(at))),
+            && in_run.is_some_and(|spec| {
+                // It cannot run another version without having been down.
+                let last = spec.state_transition_timestamp.max(node.ready_changed);
+                retried_at.is_some_and(|at| last <= Some(at))
+            }),
     }
 }
 

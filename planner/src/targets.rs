@@ -18,7 +18,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use semver::Version;
 
 use crate::{
-    machine,
+    failures, machine,
     owners::Owned,
     plan::Planning,
     running::{Running, running},
@@ -174,7 +174,11 @@ pub(crate) fn is_superseded(planning: &mut Planning<'_>, owned: &Owned<'_>, entr
         let over = match &known {
             _ if complete => known.as_ref().is_none_or(|known| *known < newest || gone(known)),
             // That a node does not see it is no proof, as the repository has waves of its own: each has tried.
-            Some(known) => gone(known) && nobody_can_have(owned, entry, kind, |node| needs(node, known)),
+            Some(known) => {
+                gone(known)
+                    && nobody_can_have(owned, entry, kind, |node| needs(node, known))
+                    && has_no_end(owned, entry, valid)
+            }
             None => false,
         };
         superseded |= over && owned.nodes.iter().any(|node| needs(node, &newest));
@@ -206,6 +210,37 @@ fn nobody_can_have(
         .filter(|node| node.agent.ready && needs(node))
         .peekable();
     needy.peek().is_some() && needy.all(|node| cannot(&node))
+}
+
+/// Whether the run cannot go on: its wave has begun and proven nothing, or it is the last, has proven nothing, and nobody waits.
+fn has_no_end(owned: &Owned<'_>, entry: &PlanEntry, valid: &ValidPlan) -> bool {
+    if entry.owes_proof.is_some() {
+        return true;
+    }
+    let last = valid.waves.len() - 1;
+    if entry.open_wave as usize != last {
+        return false;
+    }
+    let mut left_in_last = false;
+    for node in &owned.nodes {
+        let target = of(valid, &entry.targets, node);
+        let target = target.as_deref();
+        let spec = node.shadow.as_ref().map(|shadow| &shadow.spec);
+        let in_run = spec.filter(|spec| spec.run.as_deref() == Some(&entry.run));
+        let in_last = in_run.is_some_and(|spec| spec.wave.as_deref() == Some(&valid.waves[last].name));
+        let at_least = |runs: &str, wanted: &str| Version::parse(runs).ok() >= Version::parse(wanted).ok();
+        let done = matches!(running(node), Running::Version(runs) if target.is_some_and(|wanted| at_least(runs, wanted)));
+        let given_up = in_run.is_some_and(|spec| {
+            machine::failure_in_run(spec, &entry.run, entry.actions.retried_at)
+                .is_some_and(|failure| failures::exhausted(failure, spec, Some(valid), target, node))
+        });
+        let left = left_alone(node, &entry.run, entry.actions.retried_at, target).is_some();
+        if node.opt_out.is_none() && !given_up && (done && in_last || !done && !left) {
+            return false;
+        }
+        left_in_last |= left && in_last;
+    }
+    left_in_last
 }
 
 /// The target, or the targets, in words.

@@ -131,10 +131,10 @@ impl WaveProgress {
 }
 
 /// When a node that runs the target has got it, as far as is known.
-fn updated_at(node: &NodeFacts) -> Option<DateTime<Utc>> {
+fn updated_at(node: &NodeFacts, complete: bool) -> Option<DateTime<Utc>> {
     let spec = &node.shadow.as_ref()?.spec;
     // One that was withdrawn, and updated by a person: not before it was Ready again.
-    let by_others = spec.version.is_none();
+    let by_others = spec.version.is_none() && !complete;
     let ready = node.ready_changed.filter(|_| by_others);
     spec.state_transition_timestamp.max(ready)
 }
@@ -164,13 +164,13 @@ pub(crate) fn first<K: Ord>(all: Vec<usize>, many: usize, key: impl Fn(&usize) -
 }
 
 /// Puts every member into its wave. `size_of` is the number of nodes that a wave with a size takes; waves before
-/// `open_wave` take no new ones.
+/// `open_wave` take no new ones. Once the run is complete nothing is watched anew.
 pub(crate) fn assign(
     plan: &ValidPlan,
     run: &str,
     members: &[Member<'_>],
     fits: &[Fits],
-    open_wave: usize,
+    (open_wave, complete): (usize, bool),
     size_of: impl Fn(usize) -> Option<usize>,
 ) -> Assignment {
     let rest = plan.waves.len() - 1;
@@ -245,7 +245,10 @@ pub(crate) fn assign(
                 if by_this_run {
                     progress.proven += 1;
                     // After a retry the wave is watched anew.
-                    progress.last = progress.last.max(updated_at(member.node)).max(member.retried_at);
+                    progress.last = progress
+                        .last
+                        .max(updated_at(member.node, complete))
+                        .max(member.retried_at);
                 }
             }
         }

@@ -247,7 +247,9 @@ fn next_wave<'a>(
     };
     let ended = |node: &NodeFacts| {
         let failure = failure_of_run(node, entry).map(|failure| failure.at);
-        updated_at(node).max(failure).max(entry.actions.retried_at)
+        updated_at(node, plan, entry)
+            .max(failure)
+            .max(entry.actions.retried_at)
     };
     let soaked = |node: &NodeFacts| ended(node).is_some_and(|at| at + wave.soak.delta() <= now);
     let nobody = members().next().is_none();

@@ -119,8 +119,12 @@ fn s10_a_canary_that_runs_a_newer_version_by_now_holds_the_rest_until_a_retry() 
         sim.run_for(seconds(5));
         sim.edit("web", |spec| spec.paused = true);
         sim.run_until("it is withdrawn", |sim| sim.granted().is_empty());
+        sim.retry("web", "between");
+        sim.run_for(minutes(5));
         sim.hidden_mut("dev").runs = "1.22.0".into();
+        let rebooted = sim.now;
         let facts = sim.facts_mut("dev");
+        facts.ready_changed = Some(rebooted);
         facts.os_image = "Bottlerocket OS 1.22.0 (aws-k8s-1.33)".into();
         facts
             .shadow
@@ -172,6 +176,39 @@ fn s10_a_canary_that_is_updated_by_hand_soaks_from_then_on() {
     assert_eq!(sim.now - by_hand, minutes(30), "{}", sim.story());
     sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
+}
+
+/// When it was Ready again counts for its soak, and never after.
+#[test]
+fn a_node_that_was_updated_by_hand_may_go_down_once_its_run_is_complete() {
+    let mut sim = Sim::new().nodes(1).plan("web", "waves: [{name: all, soak: 30m}]");
+    sim.run_until("it has begun", |sim| !sim.granted().is_empty());
+    sim.edit("web", |spec| spec.paused = true);
+    sim.run_for(hours(3));
+    sim.hidden_mut("n01").runs = "1.21.0".into();
+    let by_hand = sim.now;
+    let facts = sim.facts_mut("n01");
+    facts.os_image = "Bottlerocket OS 1.21.0 (aws-k8s-1.33)".into();
+    facts.ready_changed = Some(by_hand);
+    facts
+        .shadow
+        .as_mut()
+        .unwrap()
+        .status
+        .as_mut()
+        .unwrap()
+        .current_version = "1.21.0".into();
+    sim.edit("web", |spec| spec.paused = false);
+    sim.run_until_phase("web", Phase::Complete);
+    assert_eq!(sim.now - by_hand, minutes(30));
+    sim.run_for(hours(24));
+    sim.not_ready("n01");
+    sim.run_for(hours(1));
+    assert_eq!(
+        (sim.phase("web"), sim.status("web").nodes.failed),
+        (Some(Phase::Complete), 0)
+    );
+    assert_eq!(sim.ledger().plans["uid-web"].soaks_from, Some(by_hand), "L7");
 }
 
 /// Nothing was to be done, so that nobody had to approve the canary; newcomers go through the waves.

@@ -3,7 +3,7 @@
 use api::{
     ledger::GrantPhase,
     plan::Phase,
-    shadow::{BottlerocketShadowSpec, Disruption, NodeState},
+    shadow::{BottlerocketShadowSpec, Disruption, FailureReason, NodeState},
 };
 
 use crate::support::{Fault, Sim, Timing, at, hours, minutes, seconds};
@@ -282,6 +282,25 @@ fn an_outage_that_outlasts_a_drain_is_no_failure_of_its_node() {
     assert!(withdrawn, "{:?}", sim.events);
     sim.run_until_phase("web", Phase::Complete);
     sim.ends_well();
+}
+
+/// Where they can never be listed, the node is not drained for ever.
+#[test]
+fn l1_a_node_whose_pods_are_never_known_has_failed_in_the_end() {
+    let mut sim = Sim::new()
+        .nodes(1)
+        .plan("web", "failurePolicy: {retries: 0}\ndrain: {timeout: 15m}");
+    for _ in 0..2 {
+        sim.run_until("it drains", |sim| sim.facts("n01").drain.is_some());
+        sim.now += minutes(20);
+        sim.drains.clear();
+        sim.facts_mut("n01").drain = None;
+        sim.settle();
+    }
+    sim.run_for(minutes(5));
+    let failed = &sim.status("web").failed;
+    assert_eq!(failed[0].reason, FailureReason::DrainTimeout);
+    assert!(sim.ledger().grants.is_empty());
 }
 
 #[test]

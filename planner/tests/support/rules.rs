@@ -115,7 +115,7 @@ pub fn runs_target(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> boo
 /// it proves nothing, and nobody waits for its proof.
 pub fn is_forgiven(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
     let Some(shadow) = &node.shadow else { return false };
-    let ended = shadow.spec.state_transition_timestamp;
+    let ended = shadow.spec.state_transition_timestamp.max(node.ready_changed);
     let retried = entry.actions.retried_at.is_some_and(|at| ended <= Some(at));
     let version = |text: &str| Version::parse(text).ok();
     let runs = shadow

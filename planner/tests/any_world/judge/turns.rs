@@ -76,7 +76,7 @@ impl Judge<'_> {
             let known = before.and_then(|before| before.soaks_from);
             let is_done = |node: &&NodeFacts| {
                 let failed = spec(node).and_then(|spec| Some(spec.failure.as_ref()?.at));
-                [failed, updated_at(node)].contains(&Some(from))
+                [failed, updated_at(node, plan, entry)].contains(&Some(from))
             };
             let found = owned(self.world, self.before, plan).iter().any(is_done);
             let of_run = known == Some(from) || entry.actions.retried_at == Some(from);

@@ -168,7 +168,7 @@ impl<'a> Judge<'a> {
                 );
                 for node in proven {
                     let spec = spec(node);
-                    let at = updated_at(node);
+                    let at = updated_at(node, plan, after);
                     // What a retry has forgiven is watched from then on.
                     let of_run = spec.filter(|spec| spec.run.as_ref() == Some(&after.run));
                     let failed = of_run.and_then(|spec| spec.failure.as_ref());
@@ -240,7 +240,7 @@ impl<'a> Judge<'a> {
                     "S10: {name} is complete, and nobody has approved {}",
                     wave.name
                 );
-                let at = updated_at(node);
+                let at = updated_at(node, plan, entry);
                 let soaks =
                     at.is_some_and(|at| at + wave.soak.delta() > self.now) && !wave.soak.delta().is_zero();
                 assert!(

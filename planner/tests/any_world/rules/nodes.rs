@@ -147,17 +147,19 @@ fn is_newer(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
 }
 
 /// When a node that runs its target has got it: by the plan, or, where it was withdrawn, by a person before it was Ready again.
-pub fn updated_at(node: &NodeFacts) -> Option<DateTime<Utc>> {
+pub fn updated_at(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> Option<DateTime<Utc>> {
     let spec = spec(node)?;
     match spec.version {
-        Some(_) => spec.state_transition_timestamp,
-        None => spec.state_transition_timestamp.max(node.ready_changed),
+        None if !super::is_complete(plan, &entry.run) => {
+            spec.state_transition_timestamp.max(node.ready_changed)
+        }
+        _ => spec.state_transition_timestamp,
     }
 }
 
 /// Whether nobody waits for the node's proof any more: it runs a newer version, and the run was retried since it ended without an update.
 pub fn is_forgiven(node: &NodeFacts, plan: &PlanFacts, entry: &PlanEntry) -> bool {
-    let ended = spec(node).and_then(|spec| spec.state_transition_timestamp);
+    let ended = spec(node).and_then(|spec| spec.state_transition_timestamp.max(node.ready_changed));
     let retried = entry.actions.retried_at.is_some_and(|at| ended <= Some(at));
     retried && is_newer(node, plan, entry)
 }

@@ -10,7 +10,7 @@ use api::{
 use chrono::{DateTime, TimeDelta, Utc};
 use planner::world::{NodeFacts, PlanFacts, World};
 
-use super::{is_complete, is_left_alone, is_valid, owned, runs, version};
+use super::{given_up, is_complete, is_left_alone, is_valid, owned, recorded, runs, version};
 
 fn status(node: &NodeFacts) -> Option<&BottlerocketShadowStatus> {
     node.shadow.as_ref()?.status.as_ref()
@@ -126,7 +126,25 @@ pub fn is_superseded(
                 };
                 let mut needy = nodes.iter().filter(needs_it).peekable();
                 let is_left = needy.peek().is_some() && needy.all(|node| is_left_alone(node, plan, entry));
-                is_gone(frozen) && is_left
+                let is_done = |node: &NodeFacts| {
+                    let runs = super::runs(node).and_then(version);
+                    target(plan, entry, node).is_some_and(|target| runs >= version(target))
+                };
+                let is_over = |node: &NodeFacts| {
+                    node.opt_out.is_some() || given_up(node, plan, entry) || is_left_alone(node, plan, entry)
+                };
+                let last = plan.spec.waves.last().map_or("all", |wave| &wave.name);
+                let in_last =
+                    |node: &&&NodeFacts| recorded(node, ledger, &entry.run).is_some_and(|wave| wave == last);
+                let is_last = entry.open_wave as usize + 1 >= plan.spec.waves.len();
+                let mut of_last = nodes.iter().filter(in_last);
+                let proven = of_last
+                    .clone()
+                    .any(|node| is_done(node) && node.opt_out.is_none() && !given_up(node, plan, entry));
+                let left = of_last.any(|node| is_left_alone(node, plan, entry));
+                let nobody_waits = nodes.iter().all(|node| is_done(node) || is_over(node));
+                let has_no_end = entry.owes_proof.is_some() || is_last && left && !proven && nobody_waits;
+                is_gone(frozen) && is_left && has_no_end
             }
         };
         is_new && node.opt_out.is_none() && version(runs) < version(newest)
