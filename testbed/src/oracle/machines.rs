@@ -257,10 +257,7 @@ impl<'a> Machine<'a> {
     /// Its settings at this time, where they have ever changed by then.
     #[must_use]
     pub fn settings_at(&self, at: DateTime<Utc>) -> Option<&'a UpdateSettings> {
-        self.settings()
-            .rev()
-            .find(|(changed, _)| *changed <= at)
-            .map(|(_, settings)| settings)
+        self.settings().rev().find(|(changed, _)| *changed <= at)?.1
     }
 
     /// Every change of its settings in this time, the first instant excluded.
@@ -271,12 +268,14 @@ impl<'a> Machine<'a> {
     ) -> impl Iterator<Item = &'a UpdateSettings> + '_ {
         self.settings()
             .filter(move |(at, _)| from < *at && *at <= to)
-            .map(|(_, settings)| settings)
+            .filter_map(|(_, settings)| settings)
     }
 
-    fn settings(&self) -> impl DoubleEndedIterator<Item = (DateTime<Utc>, &'a UpdateSettings)> + '_ {
+    /// Changes of its settings; None where a machine begins, which may have the name of one that is gone.
+    fn settings(&self) -> impl DoubleEndedIterator<Item = (DateTime<Utc>, Option<&'a UpdateSettings>)> + '_ {
         self.events.iter().filter_map(|event| match &event.kind {
-            SimEventKind::SettingsChanged { settings } => Some((event.at, settings)),
+            SimEventKind::SettingsChanged { settings } => Some((event.at, Some(settings))),
+            SimEventKind::Started { .. } => Some((event.at, None)),
             _ => None,
         })
     }

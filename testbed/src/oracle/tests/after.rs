@@ -135,6 +135,29 @@ fn s9_settings_that_are_not_put_back_are_seen() {
 }
 
 #[test]
+fn s9_what_a_machine_that_is_gone_has_left_is_nothing_that_another_of_its_name_gets_back() {
+    let mut story = unfinished(&["a"], json!({}));
+    story.grant("a");
+    story.stage("a");
+    let uid = story.uid_of("a");
+    story.delete_node("a");
+    story.edit_ledger(|ledger| drop(ledger.grants.remove(&uid)));
+    story.wait(20);
+    story.join("a", "uid-a-2");
+    story.wait(20);
+    story.grant("a");
+    story.empty("a");
+    story.permit("a");
+    story.reboot("a", NEW);
+    story.monitor("a");
+    story.wait(6);
+    story.idle("a");
+    story.wait(5);
+    story.release("a");
+    story.is_clean();
+}
+
+#[test]
 fn s9_settings_other_than_the_default_are_put_back_as_they_were() {
     let mut story = rebooted(&["a"]);
     story.monitor("a");
