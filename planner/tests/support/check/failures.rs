@@ -49,8 +49,8 @@ impl Checker {
             let up_to_date =
                 node.ready && runs_target(node, plan, entry) && failure.reason != FailureReason::Unhealthy;
             let failed = self.failed.entry(run.clone()).or_default();
-            if up_to_date {
-                // L4: one that comes back is judged afresh.
+            if up_to_date || node.opt_out.is_some() {
+                // L4: one that comes back is judged afresh. One that is taken out is skipped, and has not failed.
                 failed.remove(&node.uid);
                 continue;
             }
