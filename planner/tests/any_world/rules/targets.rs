@@ -136,7 +136,7 @@ pub fn is_superseded(
                 let last = plan.spec.waves.last().map_or("all", |wave| &wave.name);
                 let in_last =
                     |node: &&&NodeFacts| recorded(node, ledger, &entry.run).is_some_and(|wave| wave == last);
-                let is_last = entry.open_wave as usize + 1 >= plan.spec.waves.len();
+                let is_last = entry.open_wave as usize + 1 == plan.spec.waves.len().max(1);
                 let mut of_last = nodes.iter().filter(in_last);
                 let proven = of_last
                     .clone()
