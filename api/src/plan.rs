@@ -126,7 +126,8 @@ pub struct UpdatePlanSpec {
 
     /// expectedNodeDuration: how long a node takes from its grant to the end of its monitoring, until the plan has
     /// learned it from nodes of its own (`status.nodeDuration`). No node is granted that is not expected to finish
-    /// before the window closes; a window must be 10 s longer than that. An edit of this field forgets what was learned. Default 20m; 1s to 24h.
+    /// before the window closes; a window must be 10 s longer than that. An edit of this field forgets what was learned.
+    /// Default 20m; 1s to 24h.
     #[serde(default = "twenty_minutes")]
     #[x_kube(validation = within("expectedNodeDuration", "1s", "24h"))]
     pub expected_node_duration: Span,
@@ -328,7 +329,8 @@ pub struct Monitoring {
     #[x_kube(validation = within("monitoring.minReady", "0s", "24h"))]
     pub min_ready: Span,
 
-    /// timeout: how long it may take to be so, from when the node is first Ready on the target. Default 15m; 1s to 24h, and at least minReady.
+    /// timeout: how long it may take to be so, from when the node is first Ready on the target. Default 15m; 1s to 24h, and
+    /// at least minReady.
     #[serde(default = "fifteen_minutes")]
     #[x_kube(validation = within("monitoring.timeout", "1s", "24h"))]
     pub timeout: Span,

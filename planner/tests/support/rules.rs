@@ -15,7 +15,6 @@ use planner::{
     windows::{WindowState, Windows},
     world::{NodeFacts, PlanFacts, World},
 };
-
 use semver::Version;
 
 use super::targets::target_of;
